@@ -1,0 +1,66 @@
+"""What can go wrong, said in one sentence: what is wrong, why, and what to do.
+
+    MergeError             anything that ends a merge with a reason
+      InputError           the user's input is at fault (command line: exit 2; page: beside the field)
+      Cancelled            somebody asked for the end
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that a person should know before a merge starts.
+
+    `where` is the path of the field in the recipe (`models.1.model`, `parameters.alpha`,
+    `output.repo_id`), empty when it concerns the recipe as a whole.
+    """
+
+    what: str
+    why: str = ""
+    fix: str = ""
+    where: str = ""
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        head = f"{self.what}: {self.why}" if self.why else self.what
+        parts = [part.rstrip(". ") for part in (head, self.fix) if part]
+        return " ".join(part if part.endswith(("?", "!")) else f"{part}." for part in parts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The problem as plain data, with its sentence."""
+        return {**asdict(self), "text": str(self)}
+
+
+class MergeError(Exception):
+    """A merge cannot go on; `problem` says why in words for its user."""
+
+    def __init__(self, what: str, why: str = "", fix: str = "", where: str = "") -> None:
+        self.problem = Problem(what, why, fix, where)
+        super().__init__(str(self.problem))
+
+
+class InputError(MergeError):
+    """The input is at fault. `problems` holds all that was found, the first is the message."""
+
+    def __init__(self, what: str, why: str = "", fix: str = "", where: str = "") -> None:
+        super().__init__(what, why, fix, where)
+        self.problems: tuple[Problem, ...] = (self.problem,)
+
+    @classmethod
+    def of(cls, problems: Iterable[Problem]) -> "InputError":
+        """One error for several problems (at least one)."""
+        all_problems = tuple(problems)
+        first = all_problems[0]
+        error = cls(first.what, first.why, first.fix, first.where)
+        error.problems = all_problems
+        return error
+
+    def __str__(self) -> str:
+        return "\n".join(str(problem) for problem in self.problems)
+
+
+class Cancelled(MergeError):
+    """The work was cancelled by its owner."""

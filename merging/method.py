@@ -1,0 +1,273 @@
+"""Merge methods: pure functions on a `TensorGroup`, declared once.
+
+The decorator reads the keyword-only arguments of the function: their types, ranges, defaults and help texts
+become the form, the recipe's validation, the command line, the method table and the contract tests.
+
+    @merge_method(title="Average", paper="...", splits="elements")
+    def average(group: TensorGroup, *, weight: Weights = None, normalize: Normalize = True) -> Tensor: ...
+"""
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from torch import Tensor
+
+from merging.errors import InputError
+from merging.tensors import TensorGroup
+
+Need = Literal["base", "gram", "fisher"]
+Splits = Literal["elements", "rows", "whole"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """The annotation of a method's argument: `Annotated[float, Option("help", minimum=0, maximum=1)]`."""
+
+    help: str
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] = ()
+    per_model: bool = False
+    default: Any = None  # of a per-model option: the value of a model that names none
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a method, as forms, validation and docs see it."""
+
+    name: str
+    kind: Literal["float", "int", "bool", "choice"]
+    default: Any
+    option: Option
+
+    @property
+    def per_model(self) -> bool:
+        """True when each model has its own value."""
+        return self.option.per_model
+
+    def check(self, value: Any, where: str) -> Any:
+        """The value in its own type, or an InputError that names the range."""
+        option = self.option
+        if self.kind == "bool":
+            if not isinstance(value, bool):
+                raise InputError(f"{self.name} = {value!r}", "it is true or false", f"Write {self.name}: true", where)
+            return value
+        if self.kind == "choice":
+            if value not in option.choices:
+                raise InputError(
+                    f"{self.name} = {value!r}", f"it is one of {', '.join(option.choices)}", "Pick one of them", where
+                )
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise InputError(f"{self.name} = {value!r}", "it is not a number", f"Give a number, {self.range}", where)
+        if self.kind == "int" and value != int(value):
+            raise InputError(f"{self.name} = {value!r}", "it is not a whole number", "Give a whole number", where)
+        low, high = option.minimum, option.maximum
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise InputError(f"{self.name} = {value}", "it is out of range", f"Give a number {self.range}", where)
+        return int(value) if self.kind == "int" else float(value)
+
+    @property
+    def range(self) -> str:
+        """The allowed values in words."""
+        low, high = self.option.minimum, self.option.maximum
+        if self.option.choices:
+            return " or ".join(self.option.choices)
+        if self.kind == "bool":
+            return "true or false"
+        if low is not None and high is not None:
+            return f"between {low:g} and {high:g}"
+        if low is not None:
+            return f"of at least {low:g}"
+        return f"of at most {high:g}" if high is not None else "of any size"
+
+
+@dataclass(frozen=True)
+class MergeMethod:
+    """A registered merge method and all that it declares."""
+
+    name: str
+    function: Callable[..., Tensor]
+    title: str
+    summary: str  # first line of the docstring
+    doc: str
+    paper: str
+    splits: Splits
+    parameters: tuple[Parameter, ...]
+    needs: frozenset[Need] = frozenset()
+    minimum_models: int = 2
+    maximum_models: int | None = None
+    linear_only: bool = False  # works on linear weights; every other tensor is averaged with the same weights
+    aliases: tuple[str, ...] = ()
+    breaks: Mapping[str, str] = field(default_factory=dict)  # contract law -> why this method breaks it
+
+    def parameter(self, name: str, where: str) -> Parameter:
+        """The declared parameter, or an InputError with the nearest name."""
+        for parameter in self.parameters:
+            if parameter.name == name:
+                return parameter
+        names = [parameter.name for parameter in self.parameters]
+        raise InputError(
+            f"{name} is not a parameter of {self.name}",
+            f"it has {', '.join(names) or 'none'}",
+            did_you_mean(name, names) or "Remove it",
+            where,
+        )
+
+    def bind(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Keyword arguments for `function` from the recipe's `parameters` and each model's own.
+
+        A per-model parameter may stand in the shared block, as the value of every model that names none.
+        """
+        for name in shared:
+            self.parameter(name, f"parameters.{name}")
+        for index, values in enumerate(per_model):
+            for name in values:
+                if not self.parameter(name, f"models.{index}.parameters.{name}").per_model:
+                    raise InputError(
+                        f"{name} stands with model {index + 1}",
+                        "it is one value for all models",
+                        "Move it to the recipe's own parameters",
+                        f"models.{index}.parameters.{name}",
+                    )
+        bound: dict[str, Any] = {}
+        for parameter in self.parameters:
+            name = parameter.name
+            if not parameter.per_model:
+                value = shared.get(name, parameter.default)
+                bound[name] = parameter.check(value, f"parameters.{name}")
+                continue
+            bound[name] = tuple(
+                parameter.check(values[name], f"models.{index}.parameters.{name}")
+                if name in values
+                else parameter.check(shared.get(name, parameter.default), f"parameters.{name}")
+                for index, values in enumerate(per_model)
+            )
+        self._check_weights(bound)
+        return bound
+
+    def effective_weights(self, bound: Mapping[str, Any], models: int) -> tuple[float, ...]:
+        """The share of each model after normalisation: what the form shows beside the weights."""
+        weights = tuple(bound.get("weight") or (1.0,) * models)
+        return normalised(weights) if bound.get("normalize", True) else weights
+
+    def _check_weights(self, bound: Mapping[str, Any]) -> None:
+        weights = bound.get("weight")
+        if weights is not None and bound.get("normalize", True) and abs(sum(weights)) < 1e-12:
+            raise InputError(
+                "The weights sum to zero",
+                f"{', '.join(f'{weight:g}' for weight in weights)} cannot be turned into shares",
+                "Give at least one model a weight above 0",
+                "parameters.weight",
+            )
+
+
+METHODS: dict[str, MergeMethod] = {}
+
+
+def find_method(name: object) -> MergeMethod:
+    """The method of that name or alias; an InputError names the nearest one."""
+    for method in METHODS.values():
+        if name == method.name or name in method.aliases:
+            return method
+    names = [known for method in METHODS.values() for known in (method.name, *method.aliases)]
+    raise InputError(
+        f"There is no merge method {name!r}",
+        f"the methods are {', '.join(sorted(METHODS))}",
+        did_you_mean(str(name), names) or "Pick one of them",
+        "merge_method",
+    )
+
+
+def merge_method(
+    *,
+    title: str,
+    paper: str,
+    splits: Splits,
+    needs: Iterable[Need] = (),
+    minimum_models: int = 2,
+    maximum_models: int | None = None,
+    linear_only: bool = False,
+    aliases: Sequence[str] = (),
+    breaks: Mapping[str, str] | None = None,
+) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Register a function as the merge method of its own name, and return it unchanged."""
+
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        doc = inspect.getdoc(function) or ""
+        if not doc:
+            raise TypeError(f"{function.__name__}: a merge method needs a docstring with its formula and source")
+        method = MergeMethod(
+            name=function.__name__,
+            function=function,
+            title=title,
+            summary=doc.splitlines()[0],
+            doc=doc,
+            paper=paper,
+            splits=splits,
+            parameters=tuple(_parameters(function)),
+            needs=frozenset(needs),
+            minimum_models=minimum_models,
+            maximum_models=maximum_models,
+            linear_only=linear_only,
+            aliases=tuple(aliases),
+            breaks=breaks or {},
+        )
+        taken = {known for other in METHODS.values() for known in (other.name, *other.aliases)}
+        clash = taken & {method.name, *method.aliases}
+        if clash:
+            raise ValueError(f"{', '.join(sorted(clash))}: another merge method has this name already")
+        METHODS[method.name] = method
+        return function
+
+    return register
+
+
+def _parameters(function: Callable[..., Tensor]) -> Iterable[Parameter]:
+    for name, argument in inspect.signature(function, eval_str=True).parameters.items():
+        if argument.kind is not inspect.Parameter.KEYWORD_ONLY:
+            continue
+        if get_origin(argument.annotation) is not Annotated:
+            raise TypeError(f"{function.__name__}: {name} needs Annotated[type, Option(...)]")
+        base, option = get_args(argument.annotation)[:2]
+        kind = "choice" if option.choices else _kind(base)
+        default = option.default if option.per_model else argument.default
+        yield Parameter(name, kind, default, option)  # type: ignore[arg-type]
+
+
+def _kind(annotation: Any) -> str:
+    for inner in (annotation, *get_args(annotation)):
+        if inner in (float, int, bool):
+            return str(inner.__name__)
+        if get_origin(inner) in (Sequence, Union):
+            return _kind(get_args(inner)[0])
+        if get_args(inner):
+            return _kind(get_args(inner)[0])
+    raise TypeError(f"{annotation}: a parameter is a float, an int, a bool, a choice, or a sequence of them")
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """`Did you mean "x"?`, or "" when nothing is near."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f'Did you mean "{near[0]}"?' if near else ""
+
+
+def normalised(weights: Sequence[float]) -> tuple[float, ...]:
+    """The weights divided by their sum."""
+    total = math.fsum(weights)
+    return tuple(weight / total for weight in weights)
+
+
+def weights_of(group: TensorGroup, weight: Sequence[float] | None) -> tuple[float, ...]:
+    """One weight a model: those given, or 1 each."""
+    return tuple(weight) if weight is not None else (1.0,) * len(group.tensors)
+
+
+Weights = Annotated[
+    Sequence[float] | None,
+    Option("Share of this model; only the ratios count", per_model=True, default=1.0),
+]

@@ -1,0 +1,34 @@
+"""The plain weighted average."""
+
+from typing import Annotated
+
+from torch import Tensor
+
+from merging.method import Option, Weights, merge_method, normalised, weights_of
+from merging.tensors import TensorGroup
+
+
+@merge_method(
+    title="Average",
+    paper="Model soups (Wortsman et al., 2022), arXiv 2203.05482",
+    splits="elements",
+    minimum_models=1,
+    aliases=("linear",),
+)
+def average(
+    group: TensorGroup,
+    *,
+    weight: Weights = None,
+    normalize: Annotated[bool, Option("Divide the weights by their sum")] = True,
+) -> Tensor:
+    """Weighted average of the models' weights: the baseline, and the only one that needs nothing else.
+
+    W = Σ wᵢ Wᵢ / Σ wᵢ, or Σ wᵢ Wᵢ without `normalize`. Summed in the order of the recipe's models.
+    """
+    weights = weights_of(group, weight)
+    if normalize:
+        weights = normalised(weights)
+    merged = group.tensors[0] * weights[0]
+    for tensor, share in zip(group.tensors[1:], weights[1:], strict=True):
+        merged.add_(tensor, alpha=share)
+    return merged

@@ -1,0 +1,71 @@
+"""Fisher-weighted averaging."""
+
+import math
+from collections.abc import Sequence
+from typing import Annotated
+
+import torch
+from torch import Tensor
+
+from merging.method import Option, Weights, merge_method, normalised, weights_of
+from merging.tensors import FisherMoments, TensorGroup
+
+
+@merge_method(
+    title="Fisher",
+    paper="Merging Models with Fisher-Weighted Averaging (Matena & Raffel, 2022), arXiv 2111.09832",
+    splits="elements",
+    needs=("fisher",),
+)
+def fisher(
+    group: TensorGroup,
+    *,
+    weight: Weights = None,
+    normalize: Annotated[
+        str,
+        Option(
+            "What each model's Fisher is divided by: nothing, its norm over the merged tensors, "
+            "or its norm in this tensor",
+            choices=("none", "model", "tensor"),
+        ),
+    ] = "model",
+    floor: Annotated[
+        float, Option("Least value of any Fisher entry, as a share of their mean over all models", minimum=0, maximum=1)
+    ] = 1e-6,
+) -> Tensor:
+    """Average in which every single weight counts by how much the model's predictions depend on it.
+
+    W = Σ λᵢ Fᵢ ⊙ Wᵢ / Σ λᵢ Fᵢ (Matena & Raffel, eq. 6), with the diagonal Fisher Fᵢ divided by its norm and
+    bounded below by one floor that is common to all models: where no model depends on a weight, it is the mean.
+    """
+    assert group.fishers is not None, "fisher needs Fisher statistics"
+    weights = normalised(weights_of(group, weight))
+    moments = group.moments or tuple(_moments(values) for values in group.fishers)
+    scales = [1.0 / (_norm(moment, normalize) or 1.0) for moment in moments]
+    common = floor * _mean(moments, scales)
+    if common == 0.0:
+        common = torch.finfo(torch.float32).tiny  # no Fisher anywhere: the mean
+    numerator = torch.zeros_like(group.tensors[0])
+    denominator = torch.zeros_like(group.tensors[0])
+    for tensor, values, share, scale in zip(group.tensors, group.fishers, weights, scales, strict=True):
+        importance = (values.to(tensor.dtype) * scale).clamp_(min=common).mul_(share)
+        numerator.addcmul_(importance, tensor)
+        denominator.add_(importance)
+    return numerator.div_(denominator)
+
+
+def _norm(moments: FisherMoments, normalize: str) -> float:
+    if normalize == "none":
+        return 1.0
+    return math.sqrt(moments.squares if normalize == "model" else moments.tensor_squares)
+
+
+def _mean(moments: Sequence[FisherMoments], scales: Sequence[float]) -> float:
+    """Mean of the scaled Fisher over the merged part of all models."""
+    totals = math.fsum(moment.total * scale for moment, scale in zip(moments, scales, strict=True))
+    return totals / max(1, sum(moment.count for moment in moments))
+
+
+def _moments(values: Tensor) -> FisherMoments:
+    total, squares = float(values.sum(dtype=torch.float64)), float(values.double().square().sum())
+    return FisherMoments(values.numel(), total, squares, values.numel(), total, squares)

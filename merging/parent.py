@@ -1,0 +1,63 @@
+"""A parent: all that is known of one model of a recipe before its weights are read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from merging.tensors import TensorSource
+
+
+@dataclass(frozen=True)
+class StatisticsFact:
+    """What the header of a statistics file says: enough for a plan, without its values.
+
+    `keys` maps every covered disk name to the number of rows of its Gram (inputs of the layer), or, for a
+    Fisher file, to the number of values of the tensor.
+    """
+
+    kind: str  # "gram" or "fisher"
+    source: str  # `owner/repo@sha:path`, or a path on this machine
+    sha256: str  # of the file, in hex; "" while it is not known
+    weights: Mapping[str, str]  # weight file -> SHA-256 (hex) of the weights that the statistics belong to
+    keys: Mapping[str, int]
+    tokens: Mapping[str, int]  # real tokens seen by each covered name (Gram), examples (Fisher)
+    examples: int
+    nbytes: int = 0
+
+
+@dataclass(frozen=True)
+class Parent:
+    """One model of a recipe, pinned. Made from Hub headers (`hub.resolve`) or a folder (`merging.checkpoint`)."""
+
+    model: str  # as the recipe names it, without the revision: `owner/name` or a folder
+    revision: str  # commit sha; "" for a folder
+    config: Mapping[str, Any]  # config.json
+    source: TensorSource
+    files: Mapping[str, int] = field(default_factory=dict)  # every file of the repo -> size in bytes
+    weights: Mapping[str, str] = field(default_factory=dict)  # weight file -> SHA-256 in hex ("" if unknown)
+    vocabulary: str = ""  # fingerprint of token -> id; "" when there is no tokenizer
+    statistics: Mapping[str, StatisticsFact] = field(default_factory=dict)  # kind -> what is known of the file
+    calibration: bool = False  # the recipe names text from which missing statistics will be collected
+    license: str = ""
+    restricted: bool = False  # private or gated: the result is private too unless its owner says otherwise
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Label names in the order of their index, empty when the config names none."""
+        names = self.config.get("id2label") or {}
+        return tuple(str(names[key]) for key in sorted(names, key=int))
+
+    @property
+    def model_type(self) -> str:
+        """`bert`, `llama`, ... or "" when the config does not say."""
+        return str(self.config.get("model_type") or "")
+
+    @property
+    def architecture(self) -> str:
+        """The class that the config names first, such as `BertForSequenceClassification`."""
+        return str((self.config.get("architectures") or [""])[0])
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all weight files."""
+        return sum(self.files.get(name, 0) for name in self.weights)

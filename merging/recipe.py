@@ -1,0 +1,260 @@
+"""A recipe: the whole wish as strict data, YAML in and out.
+
+A superset of the YAML that people already write for merges (`merge_method`, `models`, `base_model`,
+`parameters`, `dtype`); added are `statistics`, `calibration` and `task` per model, `output` and `seed`.
+A recipe never holds a token.
+"""
+
+import base64
+import re
+import zlib
+from typing import Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+import merging.methods  # noqa: F401  (registers every method)
+from merging.errors import InputError, Problem
+from merging.method import MergeMethod, did_you_mean, find_method
+
+YAML_LIMIT = 200_000  # characters: no honest recipe comes near
+LINK_LIMIT = 20_000  # characters of a packed recipe in a link
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+TASK_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+StatisticsKind = Literal["gram", "fisher"]
+
+
+class Strict(BaseModel):
+    """Frozen data in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+class StatisticsRef(Strict):
+    """Where published statistics are: `owner/repo[@revision][:path]`, or a file on this machine."""
+
+    source: str
+    sha256: str = ""
+
+
+class Calibration(Strict):
+    """Text from which a job collects the statistics that are not published."""
+
+    data: str  # `id[:config][:split]` of a Hub dataset, or a local .jsonl, .csv, .tsv, .txt (command line only)
+    text_column: str | None = None
+    examples: int = Field(default=600, ge=1, le=100_000)
+    max_length: int = Field(default=128, ge=2, le=8192)
+    batch_size: int = Field(default=16, ge=1, le=1024)
+    seed: int = 0
+
+
+class ModelEntry(Strict):
+    """One parent of the merge."""
+
+    model: str = Field(min_length=1, max_length=300)
+    parameters: dict[str, Any] = {}
+    task: str | None = None  # subfolder of its head when heads stay apart; by default made from its name
+    statistics: dict[StatisticsKind, StatisticsRef] = {}
+    calibration: Calibration | None = None
+
+    @field_validator("statistics", mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {kind: {"source": ref} if isinstance(ref, str) else ref for kind, ref in value.items()}
+        return value
+
+    @field_validator("task")
+    @classmethod
+    def _task_is_a_folder_name(cls, value: str | None) -> str | None:
+        if value is not None and (not TASK_NAME.fullmatch(value) or ".." in value):
+            raise ValueError("a task is a folder name: letters, digits, '-', '_' and '.'")
+        return value
+
+    @property
+    def is_folder(self) -> bool:
+        """True for a folder on this machine (command line only)."""
+        return self.model.startswith(("/", "./", "../", "~"))
+
+    @property
+    def repo_id(self) -> str:
+        """The model without its revision."""
+        return self.model if self.is_folder else self.model.partition("@")[0]
+
+    @property
+    def revision(self) -> str | None:
+        """What stands behind the @, if anything."""
+        return None if self.is_folder else (self.model.partition("@")[2] or None)
+
+    @property
+    def short_name(self) -> str:
+        """The last part of the repo id or folder."""
+        return self.repo_id.rstrip("/").rpartition("/")[2]
+
+
+class Output(Strict):
+    """What becomes of the result."""
+
+    repo_id: str | None = None  # `owner/name`: the new repo
+    private: bool | None = None  # None: private when a parent is
+    root: str | None = None  # the task whose head stands at the root of the repo; the first by default
+
+    @field_validator("repo_id")
+    @classmethod
+    def _repo_id_is_valid(cls, value: str | None) -> str | None:
+        if value is not None and not valid_repo_id(value):
+            raise ValueError("a repo id is owner/name, each of letters, digits, '-', '_' and '.', at most 96 long")
+        return value
+
+
+class Recipe(Strict):
+    """What to merge, how, and where to."""
+
+    merge_method: str
+    models: tuple[ModelEntry, ...]
+    base_model: str | None = None
+    parameters: dict[str, Any] = {}
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None  # None: that of the first model
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    output: Output = Output()
+
+    @model_validator(mode="after")
+    def _method_and_parameters_fit(self) -> "Recipe":
+        self.bound()
+        return self
+
+    @property
+    def method(self) -> MergeMethod:
+        """The registered method."""
+        return find_method(self.merge_method)
+
+    def bound(self) -> dict[str, Any]:
+        """Keyword arguments of the method's function, checked."""
+        return self.method.bind(self.parameters, [entry.parameters for entry in self.models])
+
+    @property
+    def effective_weights(self) -> tuple[float, ...]:
+        """Each model's share after normalisation."""
+        return self.method.effective_weights(self.bound(), len(self.models))
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """One folder name a model: its `task`, or what sets its name apart from the others'."""
+        names = distinctive([entry.short_name for entry in self.models])
+        return tuple(entry.task or name for entry, name in zip(self.models, names, strict=True))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data without what was left at its default."""
+        return cast(dict[str, Any], self.model_dump(mode="json", exclude_defaults=True))
+
+    def to_yaml(self) -> str:
+        """The recipe as a file."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    def to_link(self) -> str:
+        """The recipe packed for a link, without its output: a link never says where somebody's result goes."""
+        plain = self.model_copy(update={"output": Output(root=self.output.root)})
+        return base64.urlsafe_b64encode(zlib.compress(plain.to_yaml().encode(), 9)).decode().rstrip("=")
+
+    def without_output(self) -> "Recipe":
+        """The same wish with no repo id and no visibility."""
+        return self.model_copy(update={"output": Output(root=self.output.root)})
+
+
+def recipe_from_yaml(text: str) -> Recipe:
+    """The recipe in a YAML text. Raises InputError that names every field at fault."""
+    if len(text) > YAML_LIMIT:
+        raise InputError("The recipe is too long", f"{len(text):,} characters", f"Keep it under {YAML_LIMIT:,}")
+    try:
+        for token in yaml.scan(text, Loader=yaml.SafeLoader):
+            if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
+                raise InputError(
+                    "The recipe uses a YAML anchor, alias or tag",
+                    f"line {token.start_mark.line + 1}",
+                    "Write the value out",
+                )
+        data = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        reason = getattr(error, "problem", None) or "it cannot be read"
+        raise InputError("The recipe is not valid YAML", f"{line}{reason}", "Mend that line") from None
+    return recipe_from_dict(data)
+
+
+def recipe_from_dict(data: Any) -> Recipe:
+    """The recipe in plain data. Raises InputError that names every field at fault."""
+    if not isinstance(data, dict):
+        raise InputError(
+            "The recipe is not a mapping",
+            f"it is {type(data).__name__}",
+            "Begin with `merge_method:` and `models:`",
+        )
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise InputError.of(_problem(detail) for detail in error.errors(include_url=False)) from None
+
+
+def recipe_from_link(packed: str) -> Recipe:
+    """The recipe in a link. Bounded when unpacked; output names in it are dropped."""
+    broken = InputError("The recipe link cannot be read", "it is cut off or damaged", "Copy the whole link again")
+    if len(packed) > LINK_LIMIT:
+        raise InputError("The recipe link is too long", f"{len(packed):,} characters", "Send the recipe as a file")
+    try:
+        raw = base64.urlsafe_b64decode(packed + "=" * (-len(packed) % 4))
+        unpacker = zlib.decompressobj()
+        text = unpacker.decompress(raw, YAML_LIMIT)
+        if unpacker.unconsumed_tail or not unpacker.eof:
+            raise broken
+        return recipe_from_yaml(text.decode()).without_output()
+    except (ValueError, zlib.error):
+        raise broken from None
+
+
+def valid_repo_id(repo_id: str) -> bool:
+    """True for an `owner/name` that the Hub accepts."""
+    _, _, name = repo_id.partition("/")
+    return bool(REPO_ID.fullmatch(repo_id)) and not re.search(r"--|\.\.|\.git$|[.-]$", name)
+
+
+def distinctive(names: list[str]) -> list[str]:
+    """What sets each name apart: `minilm-banking`, `minilm-sentiment` -> `banking`, `sentiment`."""
+    parts = [re.split(r"[-_]", name) for name in names]
+    while min(map(len, parts)) > 1 and len({part[0] for part in parts}) == 1 and len(parts) > 1:
+        parts = [part[1:] for part in parts]
+    while min(map(len, parts)) > 1 and len({part[-1] for part in parts}) == 1 and len(parts) > 1:
+        parts = [part[:-1] for part in parts]
+    short = ["-".join(part) for part in parts]
+    short = [name if TASK_NAME.fullmatch(name) else f"task-{index + 1}" for index, name in enumerate(short)]
+    return [name if short.count(name) == 1 else f"{name}-{index + 1}" for index, name in enumerate(short)]
+
+
+def _problem(detail: Any) -> Problem:
+    """One pydantic complaint in our words."""
+    where = ".".join(str(part) for part in detail["loc"])
+    field = where or "The recipe"
+    cause = (detail.get("ctx") or {}).get("error")
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(detail["loc"])
+        fix = did_you_mean(str(detail["loc"][-1]), known) or f"Known are {', '.join(known)}"
+        return Problem(f"Unknown key {field}", "a recipe has no such field", fix, where)
+    if detail["type"] == "missing":
+        return Problem(f"{field} is missing", "a recipe needs it", f"Add `{detail['loc'][-1]}:`", where)
+    if cause is not None:
+        return Problem(f"{field} = {str(detail['input'])[:80]!r}", str(cause), "Mend it", where)
+    value = detail.get("input")
+    shown = f" = {str(value)[:80]!r}" if not isinstance(value, dict | list) else ""
+    return Problem(f"{field}{shown}", detail["msg"][0].lower() + detail["msg"][1:], "Mend it", where)
+
+
+def _known_keys(loc: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = Recipe
+    for part in loc[:-1]:
+        model = {
+            "models": ModelEntry,
+            "output": Output,
+            "calibration": Calibration,
+            "statistics": StatisticsRef,
+        }.get(part, model)
+    return list(model.model_fields)

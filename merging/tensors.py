@@ -1,0 +1,139 @@
+"""The seam between merging and the places that tensors come from.
+
+A checkpoint on disk, the headers of a remote checkpoint, a statistics file and a test fixture are all a
+`TensorSource`. Names are the names *on disk* (safetensors names), never those of `state_dict()`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+DTYPES: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}  # the safetensors codes that can be merged or copied
+CODES: dict[torch.dtype, str] = {dtype: code for code, dtype in DTYPES.items()}
+MERGED_DTYPES: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}  # what a recipe may ask for
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What a header says of a tensor."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        """Number of values."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size on disk in bytes."""
+        return self.numel * self.dtype.itemsize
+
+
+class TensorSource(Protocol):
+    """Named tensors whose shapes are known before any weight is read."""
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Every tensor by its name on disk."""
+        ...
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """The values `[start:stop]` of the flattened tensor, 1-D, in its own dtype, on the CPU.
+
+        `stop=None` reads to the end. Raises KeyError for an unknown name.
+        """
+        ...
+
+
+class MemorySource:
+    """Tensors that are in memory: for tests, notebooks and small results."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = dict(tensors)
+        self.specs: Mapping[str, TensorSpec] = {
+            name: TensorSpec(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()
+        }
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """See `TensorSource.read`."""
+        return self._tensors[name].reshape(-1)[start:stop]
+
+
+class HeaderSource:
+    """Headers alone: everything is known but the values, and `read` refuses."""
+
+    def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
+        self.specs = specs
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """Always raises: a plan must not touch weights."""
+        raise RuntimeError(f"{name}: only the header of this checkpoint is here, its values are not")
+
+
+@dataclass(frozen=True)
+class TensorGroup:
+    """One parameter (or a block of it) as every model has it: what a merge method works on.
+
+    Linear weights are always (out, in) here, also those that GPT-2 stores as (in, out). A method that
+    declares `splits="elements"` gets 1-D blocks, `"rows"` blocks of whole rows, `"whole"` the tensor itself.
+    A group holds statistics only when the method declared that it needs them.
+    """
+
+    name: str
+    tensors: tuple[Tensor, ...]  # one a model, same shape, float32 (float64 when the inputs are)
+    base: Tensor | None = None  # same shape, when the method needs "base"
+    grams: tuple[Tensor, ...] | None = None  # (in, in) a model, mean of x xᵀ per real token, when it needs "gram"
+    fishers: tuple[Tensor, ...] | None = None  # same shape as the tensors, when it needs "fisher"
+    moments: "tuple[FisherMoments, ...] | None" = None  # of the whole Fisher file and of this tensor
+    seed: int = 0  # of the recipe; use `generator` for anything random
+    shared: dict[str, Any] = field(default_factory=dict)  # lives as long as the Gram (or the tensor) does
+
+    def once(self, key: str, make: Callable[[], T]) -> T:
+        """`make()`, computed once for all blocks and all matrices that share these statistics."""
+        if key not in self.shared:
+            self.shared[key] = make()
+        value: T = self.shared[key]
+        return value
+
+    def generator(self) -> torch.Generator:
+        """A CPU generator seeded by the recipe's seed and the tensor's name, the same for any thread count."""
+        import hashlib
+
+        digest = hashlib.sha256(f"{self.seed}:{self.name}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+@dataclass(frozen=True)
+class FisherMoments:
+    """Sums over the merged part of one model's Fisher file: what a normalisation needs before the first block."""
+
+    count: int  # values in the merged part of the model
+    total: float  # their sum
+    squares: float  # the sum of their squares
+    tensor_count: int  # the same for the tensor at hand
+    tensor_total: float
+    tensor_squares: float
