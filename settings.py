@@ -8,7 +8,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """Environment variables with the prefix `MERGE_`. The Hub's own (`HF_ENDPOINT`, `HF_HOME`, `HF_TOKEN`) keep theirs."""
+    """Environment variables with the prefix `MERGE_`. The Hub's own (`HF_ENDPOINT`, `HF_HOME`) keep theirs."""
 
     model_config = SettingsConfigDict(env_prefix="MERGE_", frozen=True, extra="ignore")
 

@@ -10,6 +10,7 @@ import struct
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,9 @@ def header_length(head: bytes, size: int, name: str) -> int:
         raise InputError(f"{name} is cut off", f"it has {size} bytes", "Upload the whole file again")
     length = int(struct.unpack("<Q", head[:8])[0])
     if length > HEADER_LIMIT:
-        raise InputError(f"{name} has a header of {length:,} bytes", f"at most {HEADER_LIMIT:,} are read", "Save it again")
+        raise InputError(
+            f"{name} has a header of {length:,} bytes", f"at most {HEADER_LIMIT:,} are read", "Save it again"
+        )
     if 8 + length > size:
         raise InputError(f"{name} is cut off", "its header is longer than the file", "Upload the whole file again")
     return length
@@ -85,7 +88,7 @@ def parse_header(head: bytes, size: int, name: str = "file") -> Header:
         specs[tensor] = spec
         places.append((begin, end, tensor))
     places.sort()
-    for (_, before, first), (begin, _, second) in zip(places, places[1:], strict=False):
+    for (_, before, first), (begin, _, second) in pairwise(places):
         if begin < before:
             raise InputError(f"{name}: {first} and {second} overlap", "two tensors share bytes", "Save it again")
     offsets = {tensor: start + begin for begin, _, tensor in places}
@@ -131,7 +134,7 @@ class SafetensorsFile:
         return tensor
 
     def _fill(self, tensor: Tensor, offset: int) -> None:
-        view = memoryview(tensor.view(torch.uint8).numpy())
+        view = memoryview(tensor.view(torch.uint8).numpy())  # type: ignore[arg-type]
         while view:
             count = os.preadv(self._descriptor, [view], offset)
             if count == 0:
@@ -221,9 +224,7 @@ def open_parent(model: str, folder: Path, *, revision: str = "", calibration: bo
     except (OSError, ValueError):
         raise InputError(f"{model} has no readable config.json", "it says what the tensors are", "Add it") from None
     source = Checkpoint(folder)
-    files = {
-        str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
     return Parent(
         model=model,
         revision=revision,
@@ -285,7 +286,7 @@ class ShardWriter:
         assert values.dtype == spec.dtype
         if values.numel() == 0:
             return
-        view = memoryview(values.reshape(-1).view(torch.uint8).numpy())
+        view = memoryview(values.reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
         offset = self._offsets[name] + start * spec.dtype.itemsize
         with self._lock:
             self._left -= len(view)

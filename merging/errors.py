@@ -1,8 +1,8 @@
 """What can go wrong, said in one sentence: what is wrong, why, and what to do.
 
-    MergeError             anything that ends a merge with a reason
-      InputError           the user's input is at fault (command line: exit 2; page: beside the field)
-      Cancelled            somebody asked for the end
+MergeError             anything that ends a merge with a reason
+  InputError           the user's input is at fault (command line: exit 2; page: beside the field)
+  Cancelled            somebody asked for the end
 """
 
 from collections.abc import Iterable

@@ -8,7 +8,7 @@ A recipe never holds a token.
 import base64
 import re
 import zlib
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -145,7 +145,7 @@ class Recipe(Strict):
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data without what was left at its default."""
-        return cast(dict[str, Any], self.model_dump(mode="json", exclude_defaults=True))
+        return self.model_dump(mode="json", exclude_defaults=True)
 
     def to_yaml(self) -> str:
         """The recipe as a file."""
@@ -249,12 +249,13 @@ def _problem(detail: Any) -> Problem:
 
 
 def _known_keys(loc: tuple[Any, ...]) -> list[str]:
+    nested: dict[str, type[BaseModel]] = {
+        "models": ModelEntry,
+        "output": Output,
+        "calibration": Calibration,
+        "statistics": StatisticsRef,
+    }
     model: type[BaseModel] = Recipe
     for part in loc[:-1]:
-        model = {
-            "models": ModelEntry,
-            "output": Output,
-            "calibration": Calibration,
-            "statistics": StatisticsRef,
-        }.get(part, model)
+        model = nested.get(str(part), model)
     return list(model.model_fields)

@@ -21,7 +21,8 @@ def regmean(
     *,
     weight: Weights = None,
     alpha: Annotated[
-        float, Option("Factor on the off-diagonals of every Gram matrix; 1 is the exact regression", minimum=0, maximum=1)
+        float,
+        Option("Factor on the off-diagonals of every Gram matrix; 1 is the exact regression", minimum=0, maximum=1),
     ] = 1.0,
     ridge: Annotated[
         float, Option("Pull toward the average, as a share of the mean diagonal of the Gram sum", minimum=0, maximum=1)
