@@ -38,6 +38,7 @@ class Architecture:
     buffers: str = r"(?:position_ids|token_type_ids|rotary_emb\.inv_freq|attn\.(?:masked_)?bias)$"
     language_heads: str = r"^(?:lm_head|cls\.predictions)\."
     tied: tuple[tuple[str, str], ...] = ()  # (copy, original) when the config ties word embeddings
+    ties_by_default: bool = True  # when the config does not say
 
     def role(self, name: str, shape: tuple[int, ...]) -> Role:
         """What the tensor of that disk name and shape is."""
@@ -93,6 +94,7 @@ _LLAMA = Architecture(
     norm=r"(?:^|\.|_)norm\.weight$|layernorm\.weight$",
     heads=r"^(?:lm_head|score|classifier|qa_outputs)\.",
     tied=(("lm_head.weight", "model.embed_tokens.weight"),),
+    ties_by_default=False,
 )
 _GPT2 = Architecture(
     name="GPT-2",

@@ -1,0 +1,273 @@
+"""Whether models can be merged at all, from their configs and headers."""
+
+from collections.abc import Callable, Sequence
+
+from merging.architecture import ARCHITECTURES, Architecture, architecture_of
+from merging.errors import Problem
+from merging.parent import Parent, StatisticsFact
+from merging.recipe import Recipe
+
+SAME_CONFIG = (
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "n_head",
+    "n_heads",
+    "hidden_act",
+    "activation_function",
+    "rope_theta",
+    "position_embedding_type",
+)  # numbers that shapes do not show
+
+
+def compatibility_problems(recipe: Recipe, parents: Sequence[Parent]) -> list[Problem]:
+    """Every reason why these parents cannot be merged by this recipe; the cheap and the plain ones first."""
+    problems = _same_model(parents) or _architectures(parents)
+    if not problems:
+        problems = _vocabularies(parents) or _shapes(parents) or _configs(parents)
+    problems += _statistics(recipe, parents)
+    return problems + _licences(parents)
+
+
+def covered_architecture(parents: Sequence[Parent]) -> Architecture:
+    """The architecture of parents without problems."""
+    architecture = architecture_of(parents[0].config)
+    assert architecture is not None
+    return architecture
+
+
+def _same_model(parents: Sequence[Parent]) -> list[Problem]:
+    seen: dict[tuple[str, ...], int] = {}
+    for index, parent in enumerate(parents):
+        hashes = tuple(sorted(parent.weights.values()))
+        key = hashes if hashes and all(hashes) else (parent.model, parent.revision)
+        if key in seen:
+            first = seen[key]
+            why = (
+                "a model merged with itself is itself"
+                if parents[first].model == parent.model
+                else "their weights are the same, byte for byte"
+            )
+            return [
+                Problem(
+                    f"Models {first + 1} and {index + 1} are the same ({parent.model})",
+                    why,
+                    "Remove one, or give the other more weight",
+                    f"models.{index}.model",
+                )
+            ]
+        seen[key] = index
+    return []
+
+
+def _architectures(parents: Sequence[Parent]) -> list[Problem]:
+    problems = []
+    for index, parent in enumerate(parents):
+        where = f"models.{index}.model"
+        if architecture_of(parent.config) is None:
+            problems.append(
+                Problem(
+                    f"{parent.model} is of type {parent.model_type or 'unknown'}",
+                    f"only {', '.join(ARCHITECTURES)} can be merged so far",
+                    "Pick a model of one of these types",
+                    where,
+                )
+            )
+        elif parent.model_type != parents[0].model_type or parent.architecture != parents[0].architecture:
+            problems.append(
+                Problem(
+                    f"{parent.model} is a {parent.architecture or parent.model_type}",
+                    f"{parents[0].model} is a {parents[0].architecture or parents[0].model_type}",
+                    "Merge models of one architecture",
+                    where,
+                )
+            )
+    return problems
+
+
+def _vocabularies(parents: Sequence[Parent]) -> list[Problem]:
+    def size(parent: Parent) -> object:
+        return parent.config.get("vocab_size")
+
+    first = parents[0]
+    for index, parent in enumerate(parents[1:], 1):
+        differs = bool(first.vocabulary and parent.vocabulary and first.vocabulary != parent.vocabulary)
+        if differs or size(parent) != size(first):
+            why = (
+                f"{size(first)} and {size(parent)} entries"
+                if size(parent) != size(first)
+                else "the same size, but not the same tokens at the same ids"
+            )
+            return [
+                Problem(
+                    f"{parent.model} and {first.model} have different vocabularies",
+                    why,
+                    "Merge models that share one tokenizer",
+                    f"models.{index}.model",
+                )
+            ]
+    return []
+
+
+def _shapes(parents: Sequence[Parent]) -> list[Problem]:
+    """The first tensor that two parents store differently, heads and tied copies aside."""
+    first = parents[0]
+    architecture = covered_architecture(parents)
+    copies = {copy for copy, _ in architecture.tied}
+    for index, parent in enumerate(parents[1:], 1):
+        where = f"models.{index}.model"
+        for name in sorted({*first.source.specs, *parent.source.specs}):
+            ours, theirs = first.source.specs.get(name), parent.source.specs.get(name)
+            present = ours or theirs
+            assert present is not None
+            role = architecture.role(name, present.shape)
+            if ours is None or theirs is None:
+                if role.kind == "buffer" or name in copies or role.head:
+                    continue
+                lacking = parent if theirs is None else first
+                return [
+                    Problem(
+                        f"{lacking.model} has no tensor {name}",
+                        f"{(first if theirs is None else parent).model} has it, with shape {list(present.shape)}",
+                        "Merge models that were saved from the same class",
+                        where,
+                    )
+                ]
+            if ours.shape != theirs.shape and not role.head:
+                return [
+                    Problem(
+                        f"{name} has shape {list(theirs.shape)} in {parent.model}",
+                        f"it has {list(ours.shape)} in {first.model}",
+                        "Merge models of one size",
+                        where,
+                    )
+                ]
+    return []
+
+
+def _configs(parents: Sequence[Parent]) -> list[Problem]:
+    first = parents[0]
+    for index, parent in enumerate(parents[1:], 1):
+        for key in SAME_CONFIG:
+            ours, theirs = first.config.get(key), parent.config.get(key)
+            if ours is not None and theirs is not None and ours != theirs:
+                return [
+                    Problem(
+                        f"{key} is {theirs} in {parent.model}",
+                        f"it is {ours} in {first.model}",
+                        "Merge models that compute the same way",
+                        f"models.{index}.model",
+                    )
+                ]
+    return []
+
+
+def _statistics(recipe: Recipe, parents: Sequence[Parent]) -> list[Problem]:
+    problems: list[Problem] = []
+    for kind in sorted(recipe.method.needs & {"gram", "fisher"}):
+        for index, parent in enumerate(parents):
+            where = f"models.{index}.model"
+            fact = parent.statistics.get(kind)
+            if fact is not None:
+                problems += [problem for check in _FACT_CHECKS for problem in check(parent, fact, where)]
+            elif not parent.calibration:
+                problems.append(
+                    Problem(
+                        f"{parent.model} has no {kind.title()} statistics",
+                        f"{recipe.method.title} needs them of every model",
+                        "Name a text to collect them from (calibration), publish them with "
+                        "`cli.py statistics`, or use average",
+                        where,
+                    )
+                )
+    return problems
+
+
+def _other_weights(parent: Parent, fact: StatisticsFact, where: str) -> list[Problem]:
+    known = {digest for digest in parent.weights.values() if digest}
+    if known and known != set(fact.weights.values()):
+        return [
+            Problem(
+                f"The {fact.kind.title()} statistics at {fact.source} belong to other weights",
+                f"they were collected before {parent.model} was changed, or from another model",
+                "Collect them anew",
+                where,
+            )
+        ]
+    return []
+
+
+def _sizes(parent: Parent, fact: StatisticsFact, where: str) -> list[Problem]:
+    """A Gram matrix has as many rows as its layer has inputs; a Fisher value belongs to each weight."""
+    architecture = architecture_of(parent.config)
+    for name, size in fact.keys.items():
+        spec = parent.source.specs.get(name)
+        if spec is None or architecture is None:
+            continue
+        shape = spec.shape
+        if fact.kind == "gram":
+            wanted = shape[0] if architecture.role(name, shape).kind == "conv1d" else shape[-1]
+        else:
+            wanted = spec.numel
+        if size != wanted:
+            return [
+                Problem(
+                    f"The {fact.kind.title()} statistics at {fact.source} do not fit {name}",
+                    f"they have size {size}, the layer needs {wanted}",
+                    "Collect them anew",
+                    where,
+                )
+            ]
+    return []
+
+
+def _few_tokens(parent: Parent, fact: StatisticsFact, where: str) -> list[Problem]:
+    if fact.kind != "gram":
+        return []
+    architecture = architecture_of(parent.config)
+    short = [
+        name
+        for name, size in fact.keys.items()
+        if fact.tokens.get(name, size) < size
+        and not (architecture and name in parent.source.specs and _once_per_text(architecture, parent, name))
+    ]
+    if not short:
+        return []
+    name = max(short, key=lambda key: fact.keys[key])
+    return [
+        Problem(
+            f"The Gram statistics of {parent.model} come from few tokens",
+            f"{fact.tokens[name]:,} for the {fact.keys[name]:,} inputs of {name}: the solve leans on its ridge there, "
+            "and the file says more about single texts than its owner may want",
+            "Collect them from more text",
+            where,
+            "warning",
+        )
+    ]
+
+
+def _once_per_text(architecture: Architecture, parent: Parent, name: str) -> bool:
+    """True for layers that see one row a text (pooler, head): few rows are normal there."""
+    return "pooler" in name or architecture.role(name, parent.source.specs[name].shape).head
+
+
+def _licences(parents: Sequence[Parent]) -> list[Problem]:
+    problems = []
+    for index, parent in enumerate(parents):
+        if "-nd" in parent.license.lower():
+            problems.append(
+                Problem(
+                    f"{parent.model} has the licence {parent.license}",
+                    "it allows no derived works",
+                    "Leave it out, or ask its owner",
+                    f"models.{index}.model",
+                )
+            )
+    return problems
+
+
+_FACT_CHECKS: tuple[Callable[[Parent, StatisticsFact, str], list[Problem]], ...] = (
+    _other_weights,
+    _sizes,
+    _few_tokens,
+)

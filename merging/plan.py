@@ -1,0 +1,350 @@
+"""What a merge will do, decided from headers alone: every output tensor's step and place, and every Problem.
+
+Made twice, from headers in the preview and from files in the worker; `Plan.fingerprint` must agree.
+"""
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+
+from merging.architecture import Architecture, Role
+from merging.checkpoint import TOKENIZER_FILES, WEIGHT_FILE, WEIGHT_INDEX, layout
+from merging.compatibility import compatibility_problems, covered_architecture
+from merging.errors import InputError, Problem
+from merging.heads import HeadRule, head_rule
+from merging.parent import Parent
+from merging.recipe import Recipe
+from merging.tensors import MERGED_DTYPES, TensorSpec
+
+SHARD_BYTES = 2 * 1024**3  # an output shard is closed before it grows past this
+SIDE_FILES = (
+    *TOKENIZER_FILES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "generation_config.json",
+    "chat_template.jinja",
+    "preprocessor_config.json",
+    "processor_config.json",
+)  # carried from a parent; never code
+Action = Literal["merge", "average", "copy"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One output tensor: which parents it is made from, and how."""
+
+    name: str  # on disk
+    spec: TensorSpec  # of the output
+    role: Role
+    action: Action  # the method itself, the weighted average, or a copy of one parent's tensor
+    inputs: tuple[int, ...]  # indexes of parents
+    reason: str = ""  # why the method does not apply, when it should
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One output file, laid out to the byte by the order of its steps."""
+
+    path: str  # relative to the output folder
+    steps: tuple[Step, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the file in bytes."""
+        return layout(step.spec for step in self.steps)[2]
+
+
+@dataclass(frozen=True)
+class OutputModel:
+    """One model that transformers can load from the result."""
+
+    folder: str  # "" is the root of the repo
+    parent: int  # whose head, labels, config and tokenizer it has
+    shards: tuple[str, ...]  # paths of its shards, in the order of their numbers
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a merge will do. Impossible when `errors` is not empty."""
+
+    recipe: Recipe
+    problems: tuple[Problem, ...]
+    shards: tuple[Shard, ...] = ()
+    outputs: tuple[OutputModel, ...] = ()
+    fetch: tuple[tuple[str, ...], ...] = ()  # files to download, per parent
+    download_bytes: int = 0
+    head_rule: HeadRule = "none"
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that make it impossible."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[Problem, ...]:
+        """The problems that a person should know of."""
+        return tuple(problem for problem in self.problems if problem.severity == "warning")
+
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """Every step of every shard."""
+        return tuple(step for shard in self.shards for step in shard.steps)
+
+    @property
+    def output_bytes(self) -> int:
+        """Bytes of all weight files, each distinct file once."""
+        return sum(shard.nbytes for shard in self.shards)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Peak need of disk: all inputs and the output."""
+        return self.download_bytes + self.output_bytes
+
+    def parameters(self, output: OutputModel) -> int:
+        """Number of values in one loadable model."""
+        paths = set(output.shards)
+        return sum(step.spec.numel for shard in self.shards if shard.path in paths for step in shard.steps)
+
+    @property
+    def fallbacks(self) -> dict[str, str]:
+        """Tensor -> reason, for those that the method should have merged but cannot."""
+        return {step.name: step.reason for step in self.steps if step.reason}
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of every step, place and file: equal for equal work."""
+        work = [
+            [shard.path, [[s.name, s.spec.shape, str(s.spec.dtype), s.action, s.inputs] for s in shard.steps]]
+            for shard in self.shards
+        ]
+        outputs = [[output.folder, output.parent, output.shards] for output in self.outputs]
+        recipe = self.recipe.without_output().to_dict()
+        return hashlib.sha256(json.dumps([recipe, work, outputs], sort_keys=True).encode()).hexdigest()
+
+    def raise_if_impossible(self) -> "Plan":
+        """The plan itself, or an InputError with every error."""
+        if self.errors:
+            raise InputError.of(self.errors)
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """The plan in plain data: what the preview and `cli.py plan --json` show."""
+        actions = Counter(step.action for step in self.steps)
+        return {
+            "possible": not self.errors,
+            "problems": [problem.as_dict() for problem in self.problems],
+            "method": self.recipe.method.name,
+            "weights": list(self.recipe.effective_weights),
+            "outputs": [
+                {"folder": o.folder, "model": self.recipe.models[o.parent].model, "parameters": self.parameters(o)}
+                for o in self.outputs
+            ],
+            "heads": self.head_rule,
+            "tensors": dict(actions),
+            "fallbacks": self.fallbacks,
+            "download_bytes": self.download_bytes,
+            "output_bytes": self.output_bytes,
+            "disk_bytes": self.disk_bytes,
+            "shards": [shard.path for shard in self.shards],
+            "fingerprint": self.fingerprint,
+        }
+
+
+def make_plan(recipe: Recipe, parents: Sequence[Parent]) -> Plan:
+    """The plan of a recipe for its parents, in the recipe's order. Never raises for bad input: see `problems`."""
+    problems = [*_recipe_problems(recipe), *compatibility_problems(recipe, parents)]
+    fetch = tuple(_files(parent) for parent in parents)
+    download = sum(
+        sum(parent.files.get(name, 0) for name in names)
+        + sum(parent.statistics[kind].nbytes for kind in sorted(recipe.method.needs) if kind in parent.statistics)
+        for parent, names in zip(parents, fetch, strict=True)
+    )
+    if any(problem.severity == "error" for problem in problems):
+        return Plan(recipe, tuple(problems), fetch=fetch, download_bytes=download)
+    architecture = covered_architecture(parents)
+    rule, head_problems = head_rule(recipe, parents, architecture)
+    problems += head_problems
+    shards, outputs = _lay_out(recipe, parents, architecture, rule)
+    plan = Plan(recipe, tuple(problems), shards, outputs, fetch, download, rule)
+    return Plan(recipe, (*problems, *_fallback_problems(plan)), shards, outputs, fetch, download, rule)
+
+
+def disk_problem(plan: Plan, free: int) -> Problem | None:
+    """The problem of a disk with `free` bytes that cannot hold the inputs and the output."""
+    if plan.disk_bytes <= free:
+        return None
+    return Problem(
+        "Not enough disk",
+        f"this merge needs {_gigabytes(plan.disk_bytes)} and {_gigabytes(free)} are free",
+        "Free some space, or merge smaller models",
+    )
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
+
+
+def _recipe_problems(recipe: Recipe) -> list[Problem]:
+    """What is wrong with the wish itself, whatever the models are."""
+    method, count = recipe.method, len(recipe.models)
+    problems = []
+    if count < method.minimum_models or (method.maximum_models and count > method.maximum_models):
+        most = f" and at most {method.maximum_models}" if method.maximum_models else ""
+        needed = f"{method.name} takes at least {method.minimum_models}{most}"
+        problems.append(Problem(f"The recipe has {count} model{'s' * (count != 1)}", needed, "Add a model", "models"))
+    double = [task for task, times in Counter(recipe.tasks).items() if times > 1]
+    if double:
+        problems.append(
+            Problem(f"Two models have the task {double[0]}", "each gets its own folder", "Name them apart", "models")
+        )
+    root = recipe.output.root
+    if root is not None and root not in recipe.tasks:
+        problems.append(
+            Problem(f"There is no task {root}", f"the tasks are {', '.join(recipe.tasks)}", "Pick one", "output.root")
+        )
+    if recipe.base_model is not None and "base" not in method.needs:
+        problems.append(
+            Problem("base_model is not used", f"{method.name} needs no base", "Leave it out", "base_model", "warning")
+        )
+    return problems
+
+
+def _files(parent: Parent) -> tuple[str, ...]:
+    """What must be on disk of a parent."""
+    wanted = {*parent.weights, "config.json", WEIGHT_INDEX, *SIDE_FILES}
+    return tuple(sorted(name for name in wanted if name in parent.files))
+
+
+def _lay_out(
+    recipe: Recipe, parents: Sequence[Parent], architecture: Architecture, rule: HeadRule
+) -> tuple[tuple[Shard, ...], tuple[OutputModel, ...]]:
+    everyone = tuple(range(len(parents)))
+    body: list[Step] = []
+    heads: list[list[Step]] = [[] for _ in parents]
+    for name in output_names(parents, architecture):
+        role = role_of(parents, architecture, name)
+        if role.head and rule == "apart":
+            continue
+        body.append(_step(recipe, parents, name, role, everyone))
+    if rule != "apart":
+        shards = _split(body, "", 0)
+        return shards, (OutputModel("", 0, tuple(shard.path for shard in shards)),)
+    for index, parent in enumerate(parents):
+        for name in sorted(parent.source.specs, key=_natural):
+            role = architecture.role(name, parent.source.specs[name].shape)
+            if role.head:
+                spec = _output_spec(recipe, parent.source.specs[name])
+                heads[index].append(Step(name, spec, role, "copy", (index,)))
+    shards = _split(body, "", 1)
+    total = len(shards) + 1
+    names = [f"{task}/{_shard_name(total, total)}" for task in recipe.tasks]
+    head_shards = tuple(Shard(path, tuple(steps)) for path, steps in zip(names, heads, strict=True))
+    paths = tuple(shard.path for shard in shards)
+    root = recipe.tasks.index(recipe.output.root) if recipe.output.root else 0
+    outputs = [OutputModel("", root, (*paths, names[root]))]
+    outputs += [OutputModel(task, i, (*paths, names[i])) for i, task in enumerate(recipe.tasks)]
+    return (*shards, *head_shards), tuple(outputs)
+
+
+def output_names(parents: Sequence[Parent], architecture: Architecture) -> list[str]:
+    """Disk names of the merged tensors: those of the first parent, without tied copies that another lacks."""
+    copies = {copy for copy, _ in architecture.tied}
+    names = [
+        name
+        for name in parents[0].source.specs
+        if name not in copies or all(name in parent.source.specs for parent in parents)
+    ]
+    return sorted(
+        (
+            name
+            for name in names
+            if architecture.role(name, parents[0].source.specs[name].shape).kind != "buffer"
+            or all(name in parent.source.specs for parent in parents)
+        ),
+        key=_natural,
+    )
+
+
+def role_of(parents: Sequence[Parent], architecture: Architecture, name: str) -> Role:
+    """The role of a tensor; a tied copy of the word embeddings is an embedding, not a linear layer."""
+    role = architecture.role(name, parents[0].source.specs[name].shape)
+    tied = parents[0].config.get("tie_word_embeddings", architecture.ties_by_default)
+    if tied and name in {copy for copy, _ in architecture.tied}:
+        return Role("embedding", role.head)
+    return role
+
+
+def _step(recipe: Recipe, parents: Sequence[Parent], name: str, role: Role, inputs: tuple[int, ...]) -> Step:
+    """The step of one merged tensor."""
+    spec = _output_spec(recipe, parents[0].source.specs[name])
+    if not spec.dtype.is_floating_point:
+        return Step(name, spec, role, "copy", (0,))
+    method = recipe.method
+    if method.linear_only and role.kind not in ("linear", "conv1d"):
+        return Step(name, spec, role, "average", inputs)
+    for kind in sorted(method.needs & {"gram", "fisher"}):
+        for parent in parents:
+            fact = parent.statistics.get(kind)
+            if fact is None:
+                continue  # collected later from text: covers every layer
+            if name not in fact.keys:
+                return Step(name, spec, role, "average", inputs, f"no {kind.title()} of it for {parent.model}")
+    return Step(name, spec, role, "merge", inputs)
+
+
+def _output_spec(recipe: Recipe, spec: TensorSpec) -> TensorSpec:
+    dtype = MERGED_DTYPES[recipe.dtype] if recipe.dtype and spec.dtype.is_floating_point else spec.dtype
+    if dtype == torch.float64:
+        dtype = torch.float32
+    return TensorSpec(spec.name, spec.shape, dtype)
+
+
+def _split(steps: list[Step], folder: str, extra: int) -> tuple[Shard, ...]:
+    """The steps in shards of at most SHARD_BYTES; `extra` more shards are numbered behind them."""
+    groups: list[list[Step]] = [[]]
+    size = 0
+    for step in steps:
+        if groups[-1] and size + step.spec.nbytes > SHARD_BYTES:
+            groups.append([])
+            size = 0
+        groups[-1].append(step)
+        size += step.spec.nbytes
+    total = len(groups) + extra
+    return tuple(Shard(folder + _shard_name(i + 1, total), tuple(group)) for i, group in enumerate(groups))
+
+
+def _shard_name(number: int, total: int) -> str:
+    return WEIGHT_FILE if total == 1 else f"model-{number:05d}-of-{total:05d}.safetensors"
+
+
+def _fallback_problems(plan: Plan) -> list[Problem]:
+    """A merge that mostly falls back is not that method's merge."""
+    linear = [step for step in plan.steps if step.action != "copy" and step.role.kind in ("linear", "conv1d")]
+    fallen = [step for step in linear if step.reason]
+    if not fallen:
+        return []
+    share = sum(step.spec.numel for step in fallen) / max(1, sum(step.spec.numel for step in linear))
+    first = fallen[0]
+    text = f"{len(fallen)} of {len(linear)} linear layers ({share:.0%} of their weights), first {first.name}"
+    return [
+        Problem(
+            f"{plan.recipe.method.title} cannot merge {text}",
+            first.reason,
+            "Collect the statistics anew" if share > 0.5 else "They are averaged",
+            "models",
+            "error" if share > 0.5 else "warning",
+        )
+    ]
+
+
+def _natural(name: str) -> list[Any]:
+    """Sort key in which layer 2 comes before layer 10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
