@@ -1,0 +1,318 @@
+"""Gram and Fisher statistics on disk: one safetensors file a model and kind, itself a `TensorSource`.
+
+Gram file: for each Gram one 1-D float32 tensor, the upper triangle of G = mean over real tokens of x xᵀ,
+row by row, n(n+1)/2 values; its key is the disk name of the first weight that it belongs to, and `aliases`
+maps every covered weight to its key (q, k, v share one). Fisher file: the diagonal Fisher of each tensor
+under the tensor's own name and shape, float32. What both belong to stands in the header's metadata.
+
+The rows of x are never stored. A file is hostile input: `fact_from_header` and `check_values` refuse nonsense.
+"""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from merging.checkpoint import Header, SafetensorsFile
+from merging.errors import InputError
+from merging.parent import StatisticsFact
+from merging.tensors import TensorSpec
+
+FORMAT, VERSION = "merge-statistics", "1"
+KINDS = ("gram", "fisher")
+SIZE_LIMIT = 131_072  # inputs of one layer
+COUNT_LIMIT = 2**53  # tokens and examples
+NAME_LIMIT = 200_000  # names in one table
+SCALE_LIMIT = 1e12  # of a mean square input: activations of a million
+FISHER_LIMIT = 1e30  # of a mean squared gradient
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What statistics were collected from. `weights` maps each weight file to its SHA-256 in hex."""
+
+    weights: Mapping[str, str]
+    model: str = ""
+    revision: str = ""
+    dataset: str = ""
+    dataset_revision: str = ""
+    examples: int = 0
+    max_length: int = 0
+    seed: int = 0
+    skipped: Mapping[str, str] = field(default_factory=dict)  # module or parameter -> why it has no statistics
+
+    def metadata(self) -> dict[str, str]:
+        """The part of the header's metadata that both kinds share."""
+        return {
+            "format": FORMAT,
+            "version": VERSION,
+            "model": self.model,
+            "revision": self.revision,
+            "weights": json.dumps(dict(self.weights)),
+            "dataset": self.dataset,
+            "dataset_revision": self.dataset_revision,
+            "examples": str(self.examples),
+            "max_length": str(self.max_length),
+            "seed": str(self.seed),
+            "skipped": json.dumps(dict(self.skipped)),
+        }
+
+
+class Statistics:
+    """A statistics file, read by position. Raises InputError when its header is not one."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = SafetensorsFile(path)
+        header = self._file.header
+        self.specs: Mapping[str, TensorSpec] = header.specs
+        self.metadata: Mapping[str, str] = header.metadata
+        self.fact: StatisticsFact = fact_from_header(header, source=str(path), nbytes=path.stat().st_size)
+        self._aliases = _table(header.metadata, "aliases") if self.fact.kind == "gram" else {}
+        self._moments = _table(header.metadata, "moments") if self.fact.kind == "fisher" else {}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
+        """See `TensorSource.read`: Fisher values by disk name, packed Gram triangles by Gram key."""
+        return self._file.read(name, start, stop)
+
+    def gram_key(self, name: str) -> str | None:
+        """The key of the Gram of that weight: equal keys, equal Grams. None when it has none."""
+        return self._aliases.get(name)
+
+    def gram(self, name: str) -> Tensor:
+        """G of the weight of that disk name, (in, in) float32, symmetric. KeyError when it has none."""
+        return unpack_triangle(self.read(self._aliases[name]), self.fact.keys[name])
+
+    def moments(self, name: str) -> tuple[int, float, float]:
+        """Number of values of a Fisher tensor, their sum, and the sum of their squares."""
+        count, total, squares = self._moments[name]
+        return int(count), float(total), float(squares)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        self._file.close()
+
+
+def fact_from_header(header: Header, *, source: str, sha256: str = "", nbytes: int = 0) -> StatisticsFact:
+    """What a header says, checked: every table complete, every size that of the tensor it speaks of.
+
+    Raises InputError when the file is no statistics file, or contradicts itself.
+    """
+    metadata = header.metadata
+    kind = metadata.get("kind", "")
+    if metadata.get("format") != FORMAT or kind not in KINDS:
+        raise InputError(
+            f"{source} is not a statistics file", "its header does not say so", "Collect the statistics again"
+        )
+    if metadata.get("version") != VERSION:
+        raise InputError(
+            f"{source} has statistics of format version {metadata.get('version', '')[:20]!r}",
+            f"this program reads version {VERSION}",
+            "Collect the statistics again",
+        )
+    try:
+        weights = _table(metadata, "weights")
+        _require(bool(weights), "it does not name the weights it belongs to")
+        for name, digest in weights.items():
+            _require(bool(re.fullmatch(r"[0-9a-f]{64}", str(digest))), f"{name[:100]!r} has no SHA-256")
+        read = _gram_tables if kind == "gram" else _fisher_tables
+        keys, tokens = read(header)
+        _require(bool(keys), "it covers no tensor")
+        examples = _count(metadata.get("examples", ""), "examples")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise InputError(f"{source} has a broken header", _sentence(error), "Collect the statistics again") from None
+    return StatisticsFact(kind, source, sha256, weights, keys, tokens, examples, nbytes)
+
+
+def check_values(path: Path) -> None:
+    """Read every value once: finite, no negative diagonal or Fisher value, sane scale, moments as the header says.
+
+    Raises InputError that names the tensor. Memory: one Gram, or one Fisher tensor.
+    """
+    statistics = Statistics(path)
+    try:
+        if statistics.fact.kind == "gram":
+            for key in sorted(statistics.specs):
+                _check_gram(path.name, key, statistics.read(key), statistics.fact.keys[key])
+        else:
+            for name in sorted(statistics.specs):
+                _check_fisher(path.name, name, statistics.read(name), statistics.moments(name))
+    finally:
+        statistics.close()
+
+
+def write_gram(
+    path: Path,
+    grams: Mapping[str, Tensor],  # key -> (n, n), of which the upper triangle is read
+    tokens: Mapping[str, int],  # key -> real tokens
+    aliases: Mapping[str, str],  # every covered weight -> key, the keys among them
+    provenance: Provenance,
+) -> Path:
+    """Write a Gram file. It has its name only when it is whole."""
+    packed = {key: pack_triangle(gram) for key, gram in grams.items()}
+    metadata = provenance.metadata() | {
+        "kind": "gram",
+        "mask": "real tokens",
+        "aliases": json.dumps(dict(aliases)),
+        "sizes": json.dumps({key: len(gram) for key, gram in grams.items()}),
+        "tokens": json.dumps(dict(tokens)),
+    }
+    return _save(path, packed, metadata)
+
+
+def write_fisher(path: Path, values: Mapping[str, Tensor], provenance: Provenance, *, variant: str = "exact") -> Path:
+    """Write a Fisher file: `values` by disk name, each in its tensor's shape."""
+    stored = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in values.items()}
+    metadata = provenance.metadata() | {
+        "kind": "fisher",
+        "variant": variant,
+        "moments": json.dumps({name: moments_of(tensor) for name, tensor in stored.items()}),
+        "tokens": json.dumps(dict.fromkeys(stored, provenance.examples)),
+    }
+    return _save(path, stored, metadata)
+
+
+def moments_of(values: Tensor) -> tuple[int, float, float]:
+    """Number of values, their sum, and the sum of their squares, summed in float64."""
+    wide = values.double()
+    return values.numel(), float(wide.sum()), float(wide.square().sum())
+
+
+def triangle_length(n: int) -> int:
+    """Values in the upper triangle of an (n, n) matrix, diagonal included."""
+    return n * (n + 1) // 2
+
+
+def pack_triangle(matrix: Tensor) -> Tensor:
+    """The upper triangle of an (n, n) matrix row by row, float32 on the CPU, n(n+1)/2 values."""
+    n = len(matrix)
+    source = matrix.detach().to("cpu", torch.float32).contiguous().numpy()
+    packed = torch.empty(triangle_length(n), dtype=torch.float32)
+    target, begin = packed.numpy(), 0
+    for row in range(n):
+        target[begin : begin + n - row] = source[row, row:]
+        begin += n - row
+    return packed
+
+
+def unpack_triangle(packed: Tensor, n: int) -> Tensor:
+    """The symmetric (n, n) matrix of a packed upper triangle, in its dtype, on the CPU. No index tensors."""
+    if packed.numel() != triangle_length(n):
+        raise ValueError(f"{packed.numel()} values are not the triangle of a {n} x {n} matrix")
+    full = torch.empty(n, n, dtype=packed.dtype)
+    source, target, begin = packed.numpy(), full.numpy(), 0
+    for row in range(n):
+        target[row, row:] = source[begin : begin + n - row]
+        begin += n - row
+    block = 256  # a square of float32 that fits a core's cache
+    for top in range(0, n, block):
+        stop = min(top + block, n)
+        corner = full[top:stop, top:stop]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+        full[stop:, top:stop] = full[top:stop, stop:].T
+    return full
+
+
+def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    save_file(dict(tensors), partial, metadata=metadata)
+    os.replace(partial, path)
+    return path
+
+
+def _gram_tables(header: Header) -> tuple[dict[str, int], dict[str, int]]:
+    """(weight -> inputs, weight -> tokens) of a Gram file."""
+    aliases, sizes, tokens = (_table(header.metadata, name) for name in ("aliases", "sizes", "tokens"))
+    _require(set(sizes) == set(header.specs), "its sizes are not those of its tensors")
+    for key, spec in header.specs.items():
+        n = sizes[key] = _count(sizes[key], f"the size of {key}")
+        tokens[key] = _count(tokens.get(key), f"the tokens of {key}")
+        _require(0 < n <= SIZE_LIMIT, f"{key} has {n} inputs")
+        _require(spec.dtype == torch.float32, f"{key} is not float32")
+        _require(spec.shape == (triangle_length(n),), f"{key} is not the triangle of a {n} x {n} matrix")
+        _require(tokens[key] > 0, f"{key} was collected from no token")
+        _require(aliases.get(key) == key, f"{key} is not its own alias")
+    for name, key in aliases.items():
+        _require(isinstance(key, str) and key in sizes, f"{name[:100]} points to a Gram that is not there")
+    return {name: sizes[key] for name, key in aliases.items()}, {name: tokens[key] for name, key in aliases.items()}
+
+
+def _fisher_tables(header: Header) -> tuple[dict[str, int], dict[str, int]]:
+    """(tensor -> values, tensor -> examples) of a Fisher file."""
+    moments, tokens = _table(header.metadata, "moments"), _table(header.metadata, "tokens")
+    _require(set(moments) == set(header.specs), "its moments are not those of its tensors")
+    for name, spec in header.specs.items():
+        _require(spec.dtype == torch.float32, f"{name} is not float32")
+        count, total, squares = moments[name]
+        _require(count == spec.numel, f"the moments of {name} are of {count!r:.40} values, it has {spec.numel}")
+        for moment in (total, squares):
+            number = isinstance(moment, int | float) and not isinstance(moment, bool)
+            _require(number and 0 <= moment < float("inf"), f"the moments of {name} are impossible")
+        tokens[name] = _count(tokens.get(name), f"the examples of {name}")
+        _require(tokens[name] > 0, f"{name} was collected from no example")
+    return {name: spec.numel for name, spec in header.specs.items()}, {name: tokens[name] for name in header.specs}
+
+
+def _check_gram(file: str, key: str, packed: Tensor, n: int) -> None:
+    if not bool(packed.isfinite().all()):
+        raise _bad(file, key, "has NaN or infinite values", "a Gram matrix is finite")
+    matrix = packed.numpy()
+    starts = torch.arange(n) * n - torch.arange(n) * (torch.arange(n) - 1) // 2  # where each row begins
+    diagonal = packed[starts]
+    if bool((diagonal < 0).any()):
+        raise _bad(file, key, "has a negative diagonal", "a mean of squares cannot be below 0")
+    if float(diagonal.max()) > SCALE_LIMIT:
+        raise _bad(file, key, f"has values up to {float(diagonal.max()):.1e}", "no layer has such inputs")
+    root = diagonal.double().sqrt().float().numpy() * 1.001  # Cauchy-Schwarz, with room for rounding
+    for row, begin in enumerate(starts.tolist()):
+        if bool((abs(matrix[begin : begin + n - row]) > root[row] * root[row:] + 1e-30).any()):
+            raise _bad(file, key, "is not a Gram matrix", "an entry is larger than its diagonal allows")
+
+
+def _check_fisher(file: str, name: str, values: Tensor, moments: tuple[int, float, float]) -> None:
+    if not bool(values.isfinite().all()):
+        raise _bad(file, name, "has NaN or infinite values", "a Fisher value is finite")
+    if values.numel() and float(values.min()) < 0:
+        raise _bad(file, name, "has negative values", "a mean of squares cannot be below 0")
+    if values.numel() and float(values.max()) > FISHER_LIMIT:
+        raise _bad(file, name, f"has values up to {float(values.max()):.1e}", "no model has such gradients")
+    for said, found in zip(moments, moments_of(values), strict=True):
+        if abs(said - found) > 1e-4 * abs(found):
+            raise _bad(file, name, f"has a sum of {found:.6g}", f"its header says {said:.6g}")
+
+
+def _bad(file: str, name: str, what: str, why: str) -> InputError:
+    return InputError(f"{file}: {name} {what}", why, "Collect the statistics again")
+
+
+def _table(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
+    table = json.loads(metadata.get(name, ""))
+    _require(isinstance(table, dict) and len(table) <= NAME_LIMIT, f"{name} is not a table")
+    return dict(table)
+
+
+def _count(value: Any, name: str) -> int:
+    number = int(value) if isinstance(value, str) and re.fullmatch(r"[0-9]{1,16}", value) else value
+    whole = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < COUNT_LIMIT
+    _require(whole, f"{name[:120]} is not a count")
+    return int(number)
+
+
+class _Nonsense(ValueError):
+    """A header that contradicts itself."""
+
+
+def _require(condition: bool, why: str) -> None:
+    if not condition:
+        raise _Nonsense(why)
+
+
+def _sentence(error: Exception) -> str:
+    return str(error)[:300] if isinstance(error, _Nonsense) else "a table in it is missing or not JSON"
