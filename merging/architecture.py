@@ -35,7 +35,7 @@ class Architecture:
     norm: str
     heads: str
     conv1d: str = r"(?!)"
-    buffers: str = r"(?:position_ids|token_type_ids|rotary_emb\.inv_freq|attn\.(?:masked_)?bias)$"
+    buffers: str = r"(?:position_ids|token_type_ids|rotary_emb\.inv_freq|\.attn\.(?:masked_)?bias)$"
     language_heads: str = r"^(?:lm_head|cls\.predictions)\."
     tied: tuple[tuple[str, str], ...] = ()  # (copy, original) when the config ties word embeddings
     ties_by_default: bool = True  # when the config does not say

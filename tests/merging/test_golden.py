@@ -1,0 +1,112 @@
+"""Golden values from independent sources: hand computation, closed forms, least squares."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from merging.methods.average import average
+from merging.methods.fisher import fisher
+from merging.methods.regmean import regmean
+from merging.tensors import TensorGroup
+
+X1 = torch.tensor([[1.0, 0], [1, 1], [0, 2]], dtype=torch.float64)
+X2 = torch.tensor([[2.0, 1], [0, 1]], dtype=torch.float64)
+W1 = torch.tensor([[1.0, 2], [3, 4]], dtype=torch.float64)
+W2 = torch.tensor([[0.0, 1], [1, -1]], dtype=torch.float64)
+SUMS = (X1.T @ X1, X2.T @ X2)
+MEANS = (X1.T @ X1 / 3, X2.T @ X2 / 2)
+
+
+def solve(grams: tuple[Tensor, ...], **options: object) -> Tensor:
+    """RegMean of the two matrices with no ridge worth speaking of."""
+    group = TensorGroup(name="w", tensors=(W1, W2), grams=grams)
+    return regmean(group, **{"ridge": 0.0, **options})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("grams", "alpha", "expected"),
+    [
+        (SUMS, 1.0, [[0.090909, 1.818182], [0.454545, 3.090909]]),
+        (SUMS, 0.9, [[0.125900, 1.794296], [0.629502, 2.971478]]),
+        (SUMS, 0.5, [[0.232704, 1.735849], [1.163522, 2.679245]]),
+        (SUMS, 0.0, [[0.333333, 1.714286], [1.666667, 2.571429]]),
+        (MEANS, 1.0, [[0.000000, 1.750000], [0.250000, 2.750000]]),
+        (MEANS, 0.9, [[0.038401, 1.720219], [0.442006, 2.601097]]),
+        (MEANS, 0.5, [[0.150000, 1.650000], [1.000000, 2.250000]]),
+        (MEANS, 0.0, [[0.250000, 1.625000], [1.500000, 2.125000]]),
+    ],
+)
+def test_regmean_equals_the_closed_form(grams: tuple[Tensor, ...], alpha: float, expected: list[list[float]]) -> None:
+    """The paper's formula, computed by hand for sums and for token means."""
+    torch.testing.assert_close(
+        solve(grams, alpha=alpha), torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-6
+    )
+
+
+def test_regmean_with_weights() -> None:
+    """Weights .75 and .25 multiply the Gram matrices."""
+    expected = torch.tensor([[0.3, 1.9], [1.0, 3.5]], dtype=torch.float64)
+    torch.testing.assert_close(solve(MEANS, weight=(0.75, 0.25)), expected, rtol=0, atol=1e-6)
+
+
+def test_regmean_ridge_pulls_toward_the_average() -> None:
+    """Delta form with a ridge of 1e-3 of the mean diagonal."""
+    expected = torch.tensor([[0.000832, 1.749335], [0.253161, 2.747173]], dtype=torch.float64)
+    torch.testing.assert_close(solve(MEANS, ridge=1e-3), expected, rtol=0, atol=1e-6)
+
+
+def test_regmean_sends_a_dead_input_to_the_average() -> None:
+    """An input that is zero in all models keeps the mean of its column, where plain jitter would make it zero."""
+    grams = (torch.diag(torch.tensor([1.0, 0.0])).double(), torch.diag(torch.tensor([2.0, 0.0])).double())
+    expected = torch.tensor([[1 / 3, 1.5], [5 / 3, 1.5]], dtype=torch.float64)
+    torch.testing.assert_close(solve(grams, ridge=1e-6), expected, rtol=0, atol=2e-6)
+
+
+def test_regmean_equals_least_squares_on_the_joined_data() -> None:
+    """At alpha 1 two linear models merge into the least-squares fit of what both say on their own data."""
+    generator = torch.Generator().manual_seed(3)
+    x1, x2 = (torch.randn(rows, 5, generator=generator, dtype=torch.float64) for rows in (40, 40))
+    w1, w2 = (torch.randn(3, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+    fit = torch.linalg.lstsq(torch.cat([x1, x2]), torch.cat([x1 @ w1.T, x2 @ w2.T])).solution.T
+    group = TensorGroup(name="w", tensors=(w1, w2), grams=(x1.T @ x1 / 40, x2.T @ x2 / 40))
+    assert float((regmean(group, ridge=0.0) - fit).abs().max()) < 1e-12
+
+
+def test_regmean_gives_each_input_to_its_only_user() -> None:
+    """Models with disjoint inputs: every column comes from the model that saw it."""
+    grams = (torch.diag(torch.tensor([1.0, 0.0])).double(), torch.diag(torch.tensor([0.0, 5.0])).double())
+    expected = torch.stack([W1[:, 0], W2[:, 1]], dim=1)
+    torch.testing.assert_close(solve(grams), expected, rtol=0, atol=1e-9)
+
+
+THETAS = (torch.tensor([1.0, 2, 3, 4], dtype=torch.float64), torch.tensor([3.0, 0, -1, 8], dtype=torch.float64))
+FISHERS = (torch.tensor([1.0, 4, 0, 0.5], dtype=torch.float64), torch.tensor([3.0, 1, 0, 0.25], dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("normalize", "expected"),
+    [
+        ("none", [2.5, 1.6, 1.0, 5.333333]),
+        ("model", [2.594149, 1.506788, 1.0, 5.582576]),
+        ("tensor", [2.594149, 1.506788, 1.0, 5.582576]),
+    ],
+)
+def test_fisher_equals_the_definition(normalize: str, expected: list[float]) -> None:
+    """Weighted by the Fisher values, raw or divided by each model's norm; no Fisher anywhere is the mean."""
+    group = TensorGroup(name="w", tensors=THETAS, fishers=FISHERS)
+    merged = fisher(group, normalize=normalize)
+    torch.testing.assert_close(merged, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=3e-5)
+
+
+def test_fisher_of_one_sided_importance_is_that_model() -> None:
+    """Where only one model's predictions depend on a weight, its value wins."""
+    fishers = (torch.tensor([5.0, 0.0]), torch.tensor([0.0, 5.0]))
+    group = TensorGroup(name="w", tensors=(torch.tensor([1.0, 2]), torch.tensor([3.0, 4])), fishers=fishers)
+    torch.testing.assert_close(fisher(group), torch.tensor([1.0, 4.0]), rtol=0, atol=1e-4)
+
+
+def test_average_is_the_weighted_mean() -> None:
+    """Shares are the weights divided by their sum; without normalising, the weighted sum."""
+    group = TensorGroup(name="w", tensors=THETAS)
+    torch.testing.assert_close(average(group, weight=(3.0, 1.0)), THETAS[0] * 0.75 + THETAS[1] * 0.25)
+    torch.testing.assert_close(average(group, weight=(3.0, 1.0), normalize=False), THETAS[0] * 3 + THETAS[1])
