@@ -1,0 +1,304 @@
+"""What a person can ask of the jobs: the page and the command line use the same calls.
+
+Nothing here runs a job: that is the worker's, another process. Only its owner sees a job; to anybody else its id
+answers as if there were none.
+"""
+
+import shutil
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from dbos._sys_db import WorkflowStatus
+from hub.resolve import check_output, resolve
+
+from hub.client import Hub
+from hub.identity import require_signed_in
+from jobs.job import STAGES, Job, JobFailed, JobFolder, JobSpec, JobStatus, StageState, job_id, read_json
+from jobs.store import QUEUE, VERSION, WORKFLOW, Store, a_worker_lives
+from merging.errors import InputError, Problem
+from merging.parent import Parent
+from merging.plan import Plan, disk_problem, make_plan
+from merging.progress import Progress
+from merging.recipe import Recipe, recipe_from_yaml
+from settings import Settings
+
+ACTIVE = ["ENQUEUED", "PENDING", "DELAYED"]
+ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
+STATUS: dict[str, JobStatus] = {
+    "ENQUEUED": "waiting",
+    "DELAYED": "waiting",
+    "PENDING": "running",
+    "SUCCESS": "done",
+    "ERROR": "failed",
+    "CANCELLED": "cancelled",
+    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
+}
+HISTORY = 100  # jobs in a user's list
+PRIORITY = 5  # of 1..9; a job without one would go first
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What would happen, known without reading a weight."""
+
+    plan: Plan
+    recipe: Recipe  # pinned
+    parents: tuple[Parent, ...]
+    problems: tuple[Problem, ...]  # of models, plan, disk and output together
+    weights: tuple[float, ...]  # each model's share after normalisation
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that make it impossible."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+
+class JobService:
+    """The jobs of one home folder and database."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._store = Store(settings)
+        self._client = self._store.client()
+
+    def close(self) -> None:
+        """Give the connections back."""
+        self._client.destroy()
+        self._store.engine.dispose()
+
+    def preview(self, recipe: Recipe, hub: Hub, *, folders_allowed: bool = False, with_output: bool = True) -> Preview:
+        """Resolve and plan from headers alone. Bad input is in `problems`, not raised."""
+        resolved = resolve(hub, recipe, folders_allowed=folders_allowed)
+        problems = list(resolved.problems)
+        if any(problem.severity == "error" for problem in problems):
+            plan = Plan(resolved.recipe, tuple(problems))
+        else:
+            plan = make_plan(resolved.recipe, resolved.parents)
+            problems += plan.problems
+            too_large = disk_problem(plan, shutil.disk_usage(self._store.home).free)
+            problems += [too_large] if too_large else []
+        if with_output:
+            problems += _output_problems(hub, recipe)
+        return Preview(plan, resolved.recipe, resolved.parents, tuple(problems), recipe.effective_weights)
+
+    def submit(self, recipe: Recipe, hub: Hub, *, nonce: str = "", folders_allowed: bool = False) -> Job:
+        """Check everything once more and queue the job. The same user, recipe and nonce give the same job.
+
+        Raises InputError with all that was found: bad input, not signed in, too many jobs.
+        """
+        identity = require_signed_in(hub)
+        text = recipe.to_yaml()
+        new_id = job_id(identity.name, text, nonce or uuid.uuid4().hex)
+        known = self._find(new_id, identity.name)
+        if known is not None:
+            return self._job(known)
+        self._check_limit(identity.name)
+        preview = self.preview(recipe, hub, folders_allowed=folders_allowed)
+        if preview.errors:
+            raise InputError.of(preview.errors)
+        spec = JobSpec(text, identity.name, new_id, hub.endpoint, folders_allowed)
+        with self._store.submitting():
+            self._check_limit(identity.name)
+            self.enqueue(new_id, spec, str(hub.token))
+        return self.get(new_id, identity.name)
+
+    def enqueue(self, new_id: str, spec: JobSpec, token: str) -> None:
+        """Put a job that was checked into the queue, its token beside it."""
+        self._store.tokens.put(spec.token_ref, token)
+        self._client.enqueue(
+            {
+                "workflow_name": WORKFLOW,
+                "queue_name": QUEUE,
+                "workflow_id": new_id,
+                "queue_partition_key": spec.user,
+                "priority": PRIORITY,
+                "authenticated_user": spec.user,
+            },
+            spec.as_dict(),
+        )
+
+    def list(self, user: str) -> "list[Job]":
+        """The jobs of a user, newest first."""
+        found = self._client.list_workflows(user=user, name=WORKFLOW, sort_desc=True, limit=HISTORY)
+        return [self._job(status) for status in found]
+
+    def get(self, id: str, user: str) -> Job:
+        """One job of a user. Raises InputError for one that is unknown or somebody else's."""
+        return self._job(self._require(id, user))
+
+    def log(self, id: str, user: str) -> "list[dict[str, Any]]":
+        """The log of a job: time, stage, level and message of each line."""
+        self._require(id, user)
+        return self._folder(id).read_log()
+
+    def report(self, id: str, user: str) -> dict[str, Any] | None:
+        """The report of the merge, None before there is one."""
+        self._require(id, user)
+        report: dict[str, Any] | None = read_json(self._folder(id).report)
+        return report
+
+    def cancel(self, id: str, user: str) -> Job:
+        """Stop a job wherever it is; the answer says what it came to (it may have ended just before).
+
+        A running stage is stopped within two seconds. What was published stays published: see `url`.
+        """
+        before = self._require(id, user)
+        if before.status in ACTIVE:
+            self._client.cancel_workflow(id)
+            if before.status != "PENDING" and self._require(id, user).status == "CANCELLED":
+                self._release(id)  # no worker has it, so nobody else would clean up
+        return self.get(id, user)
+
+    def retry_publish(self, id: str, hub: Hub) -> Job:
+        """Publish the result that a failed job kept, with the token of a new sign-in. Raises InputError."""
+        user = require_signed_in(hub).name
+        job = self.get(id, user)
+        if not job.publishable:
+            raise InputError("This job has no result to publish", f"it is {job.status}", "Run it again")
+        step = next(s["function_id"] for s in self._client.list_workflow_steps(id) if s["function_name"] == "publish")
+        self._store.tokens.put(id, str(hub.token))
+        self._client.rewind_workflow(id, start_step=step, queue_name=QUEUE, queue_partition_key=user)
+        return self.get(id, user)
+
+    def worker_alive(self) -> bool:
+        """False when queued jobs wait for nobody."""
+        return a_worker_lives(self._store)
+
+    def stranded(self) -> "list[str]":
+        """Ids of waiting or running jobs that no worker of this version can run."""
+        found = self._client.list_workflows(status=ACTIVE, load_input=False, load_output=False)
+        return [status.workflow_id for status in found if _stranded(status)]
+
+    def clean_expired(self, now: float | None = None) -> int:
+        """Delete jobs that ended more than `keep_days` ago, with all their files. Returns how many."""
+        before = (now or time.time()) - self._settings.keep_days * 86400
+        ended = self._client.list_workflows(status=ENDED, load_input=False, load_output=False)
+        expired = [s.workflow_id for s in ended if (s.completed_at or s.updated_at or 0) / 1000 < before]
+        for id in expired:
+            self._store.tokens.delete(id)
+            self._folder(id).remove()
+        if expired:
+            self._client.delete_workflows(expired)
+        return len(expired)
+
+    def sweep_tokens(self, older_than: float = 60.0) -> int:
+        """Delete the tokens of jobs that ended while nobody could (a kill in that moment). Returns how many."""
+        refs = self._store.tokens.refs(older_than)
+        if not refs:
+            return 0
+        active = self._client.list_workflows(workflow_ids=refs, status=ACTIVE, load_input=False, load_output=False)
+        gone = sorted(set(refs) - {status.workflow_id for status in active})
+        for ref in gone:
+            self._store.tokens.delete(ref)
+        return len(gone)
+
+    def _check_limit(self, user: str) -> None:
+        active = self._client.list_workflows(
+            user=user, name=WORKFLOW, status=ACTIVE, load_input=False, load_output=False
+        )
+        if len(active) >= self._settings.jobs_per_user:
+            limit = self._settings.jobs_per_user
+            raise InputError(
+                f"You have {len(active)} jobs waiting or running",
+                f"each user may have {limit}",
+                "Wait for one to end, or cancel one",
+            )
+
+    def _find(self, id: str, user: str) -> WorkflowStatus | None:
+        found = self._client.list_workflows(workflow_ids=[id], user=user, name=WORKFLOW)
+        return found[0] if found else None
+
+    def _require(self, id: str, user: str) -> WorkflowStatus:
+        status = self._find(id, user) if id.isalnum() else None
+        if status is None:
+            raise InputError(
+                "There is no such job", f"{id[:40]!r} is not one of yours", "Look at the list of your jobs"
+            )
+        return status
+
+    def _folder(self, id: str) -> JobFolder:
+        return JobFolder(self._store.home, id)
+
+    def _release(self, id: str) -> None:
+        self._store.tokens.delete(id)
+        self._folder(id).free()
+
+    def _job(self, status: WorkflowStatus) -> Job:
+        """The engine's record as its owner reads it."""
+        spec = JobSpec(**status.input["args"][0])
+        recipe = recipe_from_yaml(spec.recipe_yaml)
+        folder = self._folder(status.workflow_id)
+        state = STATUS[status.status]
+        event = None
+        if state == "running":
+            event = self._client.get_event(status.workflow_id, "progress", timeout_seconds=0)
+        stages = _stages(self._client.list_workflow_steps(status.workflow_id), event, state)
+        failure = _failure(status)
+        started = [stage for stage in stages if stage.status != "waiting"]
+        published = read_json(folder.published) or {}
+        return Job(
+            id=status.workflow_id,
+            user=spec.user,
+            status="failed" if failure else state,
+            stage=started[-1].name if started else "",
+            stages=stages,
+            progress=Progress(event["stage"], event["done"], event["total"], event["unit"], event["message"])
+            if event
+            else None,
+            created=(status.created_at or 0) / 1000,
+            updated=max((status.updated_at or 0) / 1000, event["updated"] if event else 0.0),
+            recipe_yaml=spec.recipe_yaml,
+            method=recipe.method.name,
+            models=tuple(entry.model for entry in recipe.models),
+            repo_id=recipe.output.repo_id or "",
+            url=published.get("url", ""),
+            commit=published.get("commit", ""),
+            error=str(failure) if failure else "",
+            problem=failure.problem if failure else None,
+            publishable=bool(failure and failure.kept and folder.output.is_dir()),
+        )
+
+
+def _output_problems(hub: Hub, recipe: Recipe) -> Sequence[Problem]:
+    if recipe.output.repo_id is None:
+        return [Problem("The result has no name", "it becomes a new repo", "Add output.repo_id", "output.repo_id")]
+    return check_output(hub, recipe)
+
+
+def _stages(steps: Sequence[Any], event: dict[str, Any] | None, state: JobStatus) -> tuple[StageState, ...]:
+    """Every stage with what is recorded of it; the one that an event tells of is running."""
+    states = {name: StageState(name) for name in STAGES}
+    for step in steps:
+        name = step["function_name"]
+        if name in states:
+            started, ended = step["started_at_epoch_ms"] or 0, step["completed_at_epoch_ms"] or 0
+            states[name] = StageState(name, "failed" if step["error"] else "done", started / 1000, ended / 1000)
+    if event and state == "running" and states[event["stage"]].status == "waiting":
+        states[event["stage"]] = StageState(event["stage"], "running", event["started"])
+    return tuple(states.values())
+
+
+def _stranded(status: WorkflowStatus) -> bool:
+    return status.status in ACTIVE and (
+        status.name != WORKFLOW or status.queue_name != QUEUE or status.app_version not in (None, VERSION)
+    )
+
+
+def _failure(status: WorkflowStatus) -> JobFailed | None:
+    """Why a job failed, None when it did not."""
+    if _stranded(status):
+        return JobFailed(
+            Problem(
+                "No worker can run this job", "another version of the service queued it", "Cancel it and run it again"
+            )
+        )
+    if status.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
+        return JobFailed(Problem("This job was started too often", "its worker ended each time", "Tell the operator"))
+    if status.status != "ERROR":
+        return None
+    if isinstance(status.error, JobFailed):
+        return status.error
+    return JobFailed(Problem("The job failed", "the reason cannot be read", "Run it again"))

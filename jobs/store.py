@@ -1,0 +1,217 @@
+"""The job database: one engine, one serializer, one set of names for the page, the command line and the workers.
+
+DBOS would by itself store pickles, count queues wrongly on SQLite, and read any pickle that somebody wrote into
+its tables. Here SQLite gets WAL and BEGIN IMMEDIATE, values are JSON encrypted with the key outside the database,
+and pickles are refused.
+"""
+
+import fcntl
+import json
+import os
+import socket
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import sqlalchemy as sa
+from dbos import DBOS, DBOSClient, DBOSConfig, Serializer
+from dbos._serialization import DefaultSerializer
+from sqlalchemy.exc import SQLAlchemyError
+
+from jobs.job import JobFailed
+from jobs.tokens import METADATA, Cipher, TokenStore, load_cipher
+from merging.errors import InputError, Problem
+from settings import Settings
+
+APPLICATION = "merge-my-models"
+VERSION = "1"  # of the stored jobs, not of the code; steps change through DBOS.patch
+QUEUE = "merges"
+WORKFLOW = "merge"
+LOCK_CLASS = 0x4D4D4D  # first half of the key of our advisory locks on Postgres
+
+
+class EncryptedJson(Serializer):
+    """JSON, encrypted. A JobFailed keeps its parts, any other exception only its text."""
+
+    def __init__(self, cipher: Cipher) -> None:
+        self._cipher = cipher
+
+    def name(self) -> str:
+        """As stored beside each value."""
+        return "merge_json_fernet"
+
+    def serialize(self, data: Any) -> str:
+        """Ciphertext of plain data or of an exception."""
+        if isinstance(data, JobFailed):
+            data = {"$failed": data.as_dict()}
+        elif isinstance(data, BaseException):
+            data = {"$failed": JobFailed(Problem(type(data).__name__, str(data)[:2000])).as_dict()}
+        return self._cipher.encrypt(json.dumps(data))
+
+    def deserialize(self, serialized_data: str) -> Any:
+        """What was serialized. Raises InputError for another key."""
+        data = json.loads(self._cipher.decrypt(serialized_data))
+        if isinstance(data, dict) and "$failed" in data:
+            return JobFailed.from_dict(data["$failed"])
+        return data
+
+
+def _refuse_pickle(self: DefaultSerializer, serialized_data: str) -> Any:
+    """Rows marked as pickles are read as such by DBOS whatever serializer it was given: never here."""
+    raise InputError("The job store holds a pickle", "nothing of ours writes one", "Look who wrote to the database")
+
+
+setattr(DefaultSerializer, "deserialize", _refuse_pickle)  # noqa: B010
+
+
+class Store:
+    """The database of a home folder (or the one that `MERGE_DATABASE_URL` names), ready to use."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.home = settings.home.expanduser().resolve()
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.url = settings.database_url or f"sqlite:///{self.home / 'jobs.sqlite'}"
+        self.cipher = load_cipher(self.home, settings.secret_key)
+        self.serializer = EncryptedJson(self.cipher)
+        self.engine = _engine(self.url)
+        self._migrate()
+        self.tokens = TokenStore(self.engine, self.cipher)
+        self.tokens.check_key()
+
+    @property
+    def is_sqlite(self) -> bool:
+        """True for the database of one machine."""
+        return self.engine.dialect.name == "sqlite"
+
+    def _migrate(self) -> None:
+        """Create or update the tables, one process at a time."""
+        try:
+            with (self.home / "migrate.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                DBOS.migrate(system_database_url=self.url)
+                METADATA.create_all(self.engine)
+        except SQLAlchemyError as error:
+            reason = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
+            raise InputError(
+                "The job database cannot be used", reason, "Check MERGE_DATABASE_URL and MERGE_HOME"
+            ) from None
+
+    def config(self, executor_id: str) -> DBOSConfig:
+        """How a worker starts DBOS."""
+        for name in ("DBOS__CLOUD", "DBOS__VMID", "DBOS__APPVERSION"):
+            os.environ.pop(name, None)
+        return DBOSConfig(
+            name=APPLICATION,
+            system_database_url=self.url,
+            system_database_engine=self.engine,
+            application_version=VERSION,
+            executor_id=executor_id,
+            serializer=self.serializer,
+            run_migrations=False,
+            log_level="WARNING",
+            use_listen_notify=not self.is_sqlite,
+        )
+
+    def client(self) -> DBOSClient:
+        """How a process that runs no jobs speaks to the database."""
+        return DBOSClient(system_database_engine=self.engine, application_name=APPLICATION, serializer=self.serializer)
+
+    @contextmanager
+    def submitting(self) -> Iterator[None]:
+        """One submission at a time on this machine, so that a limit holds."""
+        with (self.home / "submit.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def executor_lock(self, executor_id: str) -> "ExecutorLock":
+        """The lock that says that this executor lives."""
+        return ExecutorLock(self, executor_id)
+
+
+def _engine(url: str) -> sa.Engine:
+    """SQLite: WAL, and every transaction begins with the write lock (else queue limits leak). Postgres: as it is."""
+    parsed = sa.make_url(url)
+    if not parsed.get_backend_name().startswith("sqlite"):
+        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=10)
+    engine = sa.create_engine(parsed, connect_args={"isolation_level": None, "timeout": 30})
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        for pragma in ("busy_timeout=30000", "journal_mode=WAL", "foreign_keys=ON", "secure_delete=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(connection: sa.Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def executor_id(slot: int) -> str:
+    """The name of a worker: the same after a restart, another one for each slot of a machine."""
+    return f"{socket.gethostname()}:{slot}"
+
+
+class ExecutorLock:
+    """Held while a worker lives: a file lock beside SQLite, a session's advisory lock on Postgres."""
+
+    def __init__(self, store: Store, executor: str) -> None:
+        self._store = store
+        self._executor = executor
+        self._file: IO[str] | None = None
+        self._connection: sa.Connection | None = None
+
+    def acquire(self) -> bool:
+        """Take the lock if nobody has it."""
+        return self._acquire_file() if self._store.is_sqlite else self._acquire_session()
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        if self._connection is not None:
+            self._connection.detach()  # the session ends, and the lock with it
+            self._connection.close()
+            self._connection = None
+
+    def _acquire_file(self) -> bool:
+        folder = self._store.home / "workers"
+        folder.mkdir(exist_ok=True)
+        file = (folder / f"{zlib.crc32(self._executor.encode()):08x}.lock").open("a")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return False
+        self._file = file
+        return True
+
+    def _acquire_session(self) -> bool:
+        key = zlib.crc32(self._executor.encode()) - (1 << 31)
+        connection = self._store.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        if connection.execute(sa.text("SELECT pg_try_advisory_lock(:c, :k)"), {"c": LOCK_CLASS, "k": key}).scalar():
+            self._connection = connection
+            return True
+        connection.close()
+        return False
+
+
+def a_worker_lives(store: Store) -> bool:
+    """True when some process holds the lock of an executor."""
+    if not store.is_sqlite:
+        query = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :c AND granted")
+        with store.engine.connect() as connection:
+            return bool(connection.execute(query, {"c": LOCK_CLASS}).scalar())
+    return any(_is_locked(path) for path in (store.home / "workers").glob("*.lock"))
+
+
+def _is_locked(path: Path) -> bool:
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
