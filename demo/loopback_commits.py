@@ -10,13 +10,13 @@ import json
 from typing import Any
 
 from fastapi import APIRouter, Request
-from fastapi.responses import JSONResponse, Response
 
 from demo.loopback_info import card_data
 from demo.loopback_repos import REPO
 from demo.loopback_rules import Caller
 from demo.loopback_store import Commit, Entry, HubError, Repo, Store, below, git_blob_id, lfs_pointer, now
 from demo.loopback_web import CallerOf, JsonOf, RepoOf, RevisionOf, StoreOf, base_url
+from demo.loopback_xet import restore, write_token
 
 router = APIRouter()
 DISCUSSION = f"{REPO}/discussions/{{number}}"
@@ -24,10 +24,10 @@ DISCUSSION = f"{REPO}/discussions/{{number}}"
 
 @router.post(f"{REPO}/preupload/{{revision}}")
 async def preupload(
-    repo: RepoOf, revision: RevisionOf, body: JsonOf, store: StoreOf, caller: CallerOf
+    request: Request, repo: RepoOf, revision: RevisionOf, body: JsonOf, store: StoreOf, caller: CallerOf
 ) -> dict[str, Any]:
     """How each file is to be sent, and what the repo has under its name now."""
-    caller.need_discuss(repo)
+    _need_ref(caller, repo, store.ref(repo, revision), bool(request.query_params.get("create_pr")))
     commit = store.resolve(repo, revision)
     files = []
     for wanted in body["files"]:
@@ -39,15 +39,19 @@ async def preupload(
     return {"files": files, "commitOid": commit.id}
 
 
-def _lfs_entry(store: Store, repo: Repo, commit: Commit, value: dict[str, Any]) -> Entry:
+async def _receive_xet(store: Store, repo: Repo, operations: list[dict[str, Any]]) -> None:
+    """Bring in the bodies that a commit names and that no LFS upload brought."""
+    named = [operation["value"]["oid"] for operation in operations if operation["key"] == "lfsFile"]
+    for oid in dict.fromkeys(oid for oid in named if oid not in repo.objects):
+        if await restore(store, oid):
+            repo.objects.append(oid)
+
+
+def _lfs_entry(store: Store, repo: Repo, path: str, oid: str) -> Entry:
     """An LFS file of a commit; its body must have been uploaded to this repo before."""
-    oid = value["oid"]
-    known = next((entry for entry in commit.files.values() if entry.sha256 == oid and entry.lfs), None)
-    if known is not None:
-        return known
-    if oid not in repo.objects and not repo.xet:
-        raise HubError(400, f"LFS pointer pointed to a file that does not exist: {value['path']}")
-    size = store.blob(oid).stat().st_size if store.blob(oid).exists() else value["size"]
+    if oid not in repo.objects:
+        raise HubError(400, f"LFS pointer pointed to a file that does not exist: {path}")
+    size = store.blob(oid).stat().st_size
     return Entry(size, oid, git_blob_id(lfs_pointer(oid, size)), lfs=True)
 
 
@@ -63,7 +67,7 @@ def _applied(store: Store, repo: Repo, commit: Commit, operations: list[dict[str
                 card_data(body.decode(errors="replace"))
             files[path] = Entry(len(body), store.put_body(body), git_blob_id(body))
         elif key == "lfsFile":
-            files[path] = _lfs_entry(store, repo, commit, value)
+            files[path] = _lfs_entry(store, repo, path, value["oid"])
         elif key in ("deletedFile", "deletedFolder"):
             gone = [name for name in files if name == path or below(name, path.rstrip("/"))]
             if not gone:
@@ -82,6 +86,8 @@ async def commit_files(
     """Apply the operations of one commit, on a branch, on a pull request or as a new pull request."""
     lines = [json.loads(line) for line in (await request.body()).splitlines() if line.strip()]
     header = next(line["value"] for line in lines if line["key"] == "header")
+    caller.need_discuss(repo)
+    await _receive_xet(store, repo, lines)  # the last pause: from here on no other request comes between
     base = store.resolve(repo, revision)
     if header.get("parentCommit") not in (None, base.id):
         raise HubError(412, "A commit has happened since. Please refresh and try again.")
@@ -119,22 +125,10 @@ def _need_ref(caller: Caller, repo: Repo, ref: str | None, new_request: bool) ->
 
 
 @router.get(f"{REPO}/xet-write-token/{{revision}}")
-async def xet_write_token(repo: RepoOf, caller: CallerOf, store: StoreOf) -> Response:
-    """Sends Xet clients to the content store in this Hub's folder; from then on ids are accepted unseen."""
+async def xet_write_token(repo: RepoOf, caller: CallerOf, store: StoreOf) -> dict[str, Any]:
+    """Sends Xet clients to the content store in this Hub's folder."""
     caller.need_discuss(repo)
-    repo.xet = True
-    store.save_repo(repo)
-    facts = {
-        "accessToken": "loopback",
-        "exp": 4102444800,
-        "casUrl": f"local://{(store.root / 'xet').resolve()}",
-    }
-    headers = {
-        "X-Xet-Cas-Url": str(facts["casUrl"]),
-        "X-Xet-Access-Token": str(facts["accessToken"]),
-        "X-Xet-Token-Expiration": str(facts["exp"]),
-    }
-    return JSONResponse(facts, headers=headers)
+    return write_token(store)
 
 
 # Discussions and pull requests

@@ -10,6 +10,7 @@ Not covered: several ranges in one request, expiry of signed links, LFS download
 
 import hashlib
 import hmac
+import json
 import math
 import re
 import secrets
@@ -22,11 +23,10 @@ from urllib.parse import quote, unquote
 from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 
-from demo.loopback_info import header_size
+from demo.loopback_info import header_size, safetensors_header
 from demo.loopback_store import BodyWriter, HubError, Repo, Store
 from demo.loopback_traffic import Counters
 from demo.loopback_web import CallerOf, JsonOf, PathOf, RepoOf, RevisionOf, StoreOf, base_url, storage_url
-from demo.loopback_xet import restore
 
 PIECE = 1 << 20
 WEIGHTS = (".safetensors", ".bin")
@@ -124,8 +124,6 @@ async def resolve(
         error.headers = headers
         raise error
     blob = store.blob(entry.sha256)
-    if not blob.exists() and not await restore(store, entry.sha256):
-        raise HubError(404, f"The bytes of {path} were uploaded through Xet and cannot be found")
     if not entry.lfs:
         return body_response(request, blob, path, entry.etag, headers)
     name = path.rsplit("/", 1)[-1]
@@ -141,6 +139,21 @@ async def read_storage(request: Request, sha256: str, file: str, store: StoreOf)
     """The body behind an LFS redirect."""
     check_signature(request, store, "read", sha256, unquote(file))
     return body_response(request, store.blob(sha256), unquote(file), sha256, {})
+
+
+@router.get("/api/models/{owner}/{name}/safetensors-metadata/{path:path}")
+async def safetensors_metadata(
+    repo: RepoOf, path: PathOf, store: StoreOf, caller: CallerOf
+) -> dict[str, Any]:
+    """The headers of all shards that an index file names, in one answer."""
+    caller.need_read(repo)
+    commit = store.resolve(repo, "main")
+    index = json.loads(store.read_text(commit, path) or "{}")
+    shards = sorted(set(index.get("weight_map", {}).values()))
+    if not shards:
+        raise HubError(404, f"Entry not found: {path}", "EntryNotFound")
+    headers = {shard: safetensors_header(store.blob(commit.files[shard].sha256)) for shard in shards}
+    return {"index": {"metadata": index.get("metadata", {})}, "headers": headers}
 
 
 # Uploads by LFS
@@ -218,6 +231,8 @@ async def put_part(
 ) -> Response:
     """One part of a multipart upload."""
     _target(request, store, kinds, f"{owner}/{name}", oid)
+    if not upload.isalnum():
+        raise HubError(400, "This is no upload")
     folder = store.root / "tmp" / upload
     folder.mkdir(exist_ok=True)
     with (folder / str(number)).open("wb") as file:

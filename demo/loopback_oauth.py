@@ -102,9 +102,8 @@ async def consent(request: Request, store: StoreOf) -> HTMLResponse:
 def _form(name: str, orgs: dict[str, str], hidden: str) -> str:
     """One user's button, with the organisations to grant."""
     safe, names = html.escape(name), [html.escape(org) for org in orgs]
-    boxes = "".join(
-        f'<label><input type="checkbox" name="org" value="{n}" checked> {n}</label> ' for n in names
-    )
+    box = '<label><input type="checkbox" name="org" value="{0}" checked> {0}</label> '
+    boxes = "".join(box.format(org) for org in names)
     button = f'<button name="user" value="{safe}">Continue as {safe}</button>'
     return f'<form method="post" action="/oauth/authorize">{hidden}<p>{button} {boxes}</p></form>'
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 
 from demo.loopback_info import Catalogue, card_data, file_facts, matches, trimmed
 from demo.loopback_rules import Caller
-from demo.loopback_store import Commit, HubError, Repo, Store, below, git_blob_id, now
+from demo.loopback_store import Commit, HubError, Repo, Store, below, check_name, git_blob_id, now
 from demo.loopback_web import CallerOf, JsonOf, PathOf, RepoOf, RevisionOf, StoreOf, base_url
 
 router = APIRouter()
@@ -55,13 +55,19 @@ async def validate_yaml(body: JsonOf) -> dict[str, Any]:
     return {"errors": [], "warnings": []}
 
 
+@router.get("/api/agent-harnesses")
+async def agent_harnesses() -> Response:
+    """The client asks; nothing is offered."""
+    return JSONResponse({}, 404)
+
+
 # Creating, changing, deleting
 
 
 def _named(body: dict[str, Any], caller: Caller) -> tuple[str, str]:
     """Kind and id of the repo that a body speaks of."""
     owner = body.get("organization") or caller.need_user()
-    return body.get("type") or "model", f"{owner}/{body['name']}"
+    return body.get("type") or "model", f"{owner}/{check_name(body['name'])}"
 
 
 @router.post("/api/repos/create")
@@ -100,9 +106,11 @@ async def move(body: JsonOf, caller: CallerOf, store: StoreOf) -> dict[str, Any]
     repo = caller.need_sight(store.repos.get((kind, body["fromRepo"])))
     caller.need_manage(repo)
     caller.need_create(body["toRepo"].split("/")[0])
-    if (kind, body["toRepo"]) in store.repos:
-        raise HubError(409, f"{body['toRepo']} exists")
-    store.move_repo(repo, body["toRepo"])
+    owner, _, name = body["toRepo"].partition("/")
+    target = f"{owner}/{check_name(name)}"
+    if (kind, target) in store.repos:
+        raise HubError(409, f"{target} exists")
+    store.move_repo(repo, target)
     return {}
 
 

@@ -107,7 +107,7 @@ class Caller:
     def need_sight(self, repo: Repo | None) -> Repo:
         """The repo, if it exists for this caller."""
         if repo is None or not self.sees(repo):
-            raise repo_not_found()
+            raise repo_not_found(401 if self.user is None else 404)
         return repo
 
     def need_read(self, repo: Repo) -> None:

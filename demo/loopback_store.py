@@ -2,7 +2,7 @@
 
     root/state.json                    users, tokens, OAuth clients, the signing secret
     root/blobs/ab/ab12...              every file body once, named by its SHA-256
-    root/repos/models/owner--name/     repo.json (settings, refs, discussions), commits/<id>.json
+    root/repos/models/owner/name/      repo.json (settings, refs, discussions), commits/<id>.json
     root/tmp/                          uploads in progress
 
 Covered: a restart of the process, real git blob ids, one list of files per commit.
@@ -14,6 +14,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import time
@@ -42,9 +43,16 @@ class HubError(Exception):
         self.headers: dict[str, str] = {}
 
 
-def repo_not_found() -> HubError:
+def repo_not_found(status: int = 404) -> HubError:
     """What the Hub says of a repo that is not there or that the caller may not see: the two look alike."""
-    return HubError(404, "Repository not found", "RepoNotFound")
+    return HubError(status, "Repository not found", "RepoNotFound")
+
+
+def check_name(name: str) -> str:
+    """A user's, organisation's or repo's name, refused where it is not one."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}", name):
+        raise HubError(400, f"{name!r} is not a valid name: letters, digits, dots, dashes, underscores")
+    return name
 
 
 def now() -> str:
@@ -111,7 +119,6 @@ class Repo:
     objects: list[str] = field(default_factory=list)  # LFS bodies uploaded to this repo
     discussions: list[dict[str, Any]] = field(default_factory=list)
     space: dict[str, Any] = field(default_factory=dict)  # sdk, hardware, secrets, variables
-    xet: bool = False  # a Xet write token was given out: LFS ids are then accepted unseen
 
     @property
     def owner(self) -> str:
@@ -166,7 +173,7 @@ class Store:
         self.clients: dict[str, dict[str, Any]] = state.get("clients", {})
         self.keys: dict[str, Any] = state.get("keys", {"sign": secrets.token_hex(32)})
         self.repos: dict[tuple[str, str], Repo] = {}
-        for path in sorted(root.glob("repos/*/*/repo.json")):
+        for path in sorted(root.glob("repos/*/*/*/repo.json")):
             repo = Repo(**self._read(path))
             self.repos[repo.kind, repo.id] = repo
         self._commits: dict[str, Commit] = {}
@@ -214,6 +221,8 @@ class Store:
 
     def add_user(self, name: str, orgs: dict[str, str]) -> None:
         """Create a user, or give an existing one further organisations (name -> role)."""
+        for each in (name, *orgs):
+            check_name(each)
         user = self.users.setdefault(name, {"id": hashlib.sha1(name.encode()).hexdigest()[:24], "orgs": {}})
         user["orgs"].update(orgs)
         self.save_state()
@@ -231,7 +240,7 @@ class Store:
     # Repos
 
     def _folder(self, repo: Repo) -> Path:
-        return self.root / "repos" / f"{repo.kind}s" / repo.id.replace("/", "--")
+        return self.root / "repos" / f"{repo.kind}s" / repo.id
 
     def save_repo(self, repo: Repo) -> None:
         """Write a repo's settings and refs."""
@@ -254,6 +263,7 @@ class Store:
         before = self._folder(repo)
         del self.repos[repo.kind, repo.id]
         repo.id = new_id
+        self._folder(repo).parent.mkdir(parents=True, exist_ok=True)
         os.replace(before, self._folder(repo))
         self.repos[repo.kind, repo.id] = repo
         self.save_repo(repo)

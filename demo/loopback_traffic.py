@@ -5,6 +5,7 @@ counts each request under its route, and where a fault matches answers, delays o
 """
 
 import asyncio
+import logging
 import re
 from collections import Counter
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from typing import Any
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+log = logging.getLogger("loopback_hub")
 HEADER_WINDOW = 100_001  # clients read a safetensors header by `Range: bytes=0-100000`
 
 
@@ -85,6 +87,8 @@ class Traffic:
             await app(scope, receive, self._watched(scope, send, fault))
         except* _Cut:
             pass  # an answer left unfinished makes uvicorn close the connection
+        except* Exception:
+            log.exception("%s %s failed", scope["method"], scope["path"])
 
     def report(self) -> dict[str, Any]:
         """The counters as JSON."""
@@ -119,7 +123,7 @@ def _label(scope: Scope) -> str:
     """A request's name among the counters: "GET /api/models/{owner}/{name}"."""
     route = getattr(scope.get("route"), "path", scope["path"])
     kinds = scope.get("path_params", {}).get("kinds", "")
-    return f"{scope['method']} {route.replace('{kinds:kinds}', kinds).replace(':path}', '}')}"
+    return f"{scope['method']} {str(route).replace('{kinds:kinds}', kinds).replace(':path}', '}')}"
 
 
 def _refusal(fault: Fault) -> JSONResponse:
