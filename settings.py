@@ -1,10 +1,13 @@
 """Every setting of the product, read once by the entrances (`app.py`, `cli.py`) and handed down as plain values."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from merging.errors import InputError
 
 
 class Settings(BaseSettings):
@@ -30,3 +33,12 @@ class Settings(BaseSettings):
     keep_days: int = Field(default=7, ge=1, description="Days after which ended jobs and their results are deleted")
     job_slots: int = Field(default=1, ge=1, description="Jobs that one worker runs at a time")
     jobs_per_user: int = Field(default=5, ge=1, description="Jobs that one user may have waiting or running")
+
+
+def parse_size(text: str) -> int:
+    """Bytes in `4GB`, `512 MB` or `1000`. Raises InputError."""
+    units = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?B?)\s*", text.upper())
+    if match is None or match[2] not in units or float(match[1]) <= 0:
+        raise InputError(f"{text} is not a size", "a size is a number and a unit", "Write 4GB or 512MB", "memory")
+    return int(float(match[1]) * units[match[2]])

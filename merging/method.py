@@ -105,6 +105,28 @@ class MergeMethod:
     aliases: tuple[str, ...] = ()
     breaks: Mapping[str, str] = field(default_factory=dict)  # contract law -> why this method breaks it
 
+    def as_dict(self) -> dict[str, Any]:
+        """The declaration in plain data."""
+        return {
+            "title": self.title,
+            "summary": self.summary,
+            "paper": self.paper,
+            "aliases": list(self.aliases),
+            "needs": sorted(self.needs),
+            "models": [self.minimum_models, self.maximum_models],
+            "breaks": dict(self.breaks),
+            "parameters": {
+                parameter.name: {
+                    "type": parameter.kind,
+                    "default": parameter.default,
+                    "range": parameter.range,
+                    "per_model": parameter.per_model,
+                    "help": parameter.option.help,
+                }
+                for parameter in self.parameters
+            },
+        }
+
     def parameter(self, name: str, where: str) -> Parameter:
         """The declared parameter, or an InputError with the nearest name."""
         for parameter in self.parameters:

@@ -1,0 +1,63 @@
+# Every target does all its own set-up. `make` alone lists them.
+PYTHON ?= python3.11
+BIN := .venv/bin
+export OMP_NUM_THREADS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help install browser run demo test quick lint docs pins bench space clean
+
+help:  ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+.venv/installed: requirements.txt requirements-dev.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
+	touch $@
+
+install: .venv/installed  ## Install everything into .venv
+
+browser:  # Debian's Chromium, for the tests in a browser
+	@command -v chromium >/dev/null || { \
+	  command -v apt-get >/dev/null || { echo "The browser tests need Chromium: install it and put 'chromium' on the PATH."; exit 1; }; \
+	  SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq --no-install-recommends chromium; }
+
+run: install  ## Open the page on the real Hub, with the token of `hf auth login`
+	$(BIN)/python app.py
+
+demo: install  ## The main job on real input, no account, no network (ONCE=1 ends after the link)
+	$(BIN)/python -m demo $(if $(ONCE),--once)
+
+test: install browser lint  ## Everything that CI checks
+	$(BIN)/python -m pytest
+
+quick: install lint  ## The tests of under a minute
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: install  ## ruff, mypy, import-linter, generated docs current
+	$(BIN)/ruff check -q .
+	$(BIN)/ruff format -q --check .
+	$(BIN)/mypy --no-error-summary
+	$(BIN)/lint-imports --no-logo >/dev/null || $(BIN)/lint-imports
+	$(BIN)/python -m docs.generate --check
+
+docs: install  ## Write the generated parts of the docs anew
+	$(BIN)/python -m docs.generate
+
+# torch brings its CUDA packages by itself where it needs them: they are not pinned here.
+PIN := $(BIN)/uv pip compile -q --python-version 3.11 --no-header --no-annotate $(if $(UPGRADE),--upgrade)
+PLAIN := sed -E 's/^(torch==[0-9.]+)\+cpu/\1/; /^(nvidia-|cuda-|triton)/d'
+pins: install  ## Compile the pins of requirements*.txt from pyproject.toml (UPGRADE=1 moves them)
+	$(PIN) pyproject.toml | $(PLAIN) > requirements.tmp && mv requirements.tmp requirements.txt
+	$(PIN) -c requirements.txt --group dev pyproject.toml | $(PLAIN) > requirements.tmp && mv requirements.tmp requirements-dev.txt
+
+bench: install  ## The measured figures of docs/figures.md
+	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.kill_nine
+	$(BIN)/python -m benchmarks.skills --seeds 0 1 2
+
+space: install  ## Create or update the Space REPO=owner/name
+	$(BIN)/python -m hub.space $(REPO)
+
+clean:  ## Remove the environment and what the demo made
+	rm -rf .venv .demo

@@ -1,0 +1,338 @@
+"""The shell's entrance: merge on this machine, or hand a recipe to the service's queue.
+
+Progress and prose go to stderr, the result (with --json one object) to stdout.
+Exit 0: done. 2: the input is at fault. 1: anything else. A traceback never reaches the user.
+"""
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from merging.errors import InputError, MergeError, Problem
+from merging.progress import Progress
+from merging.recipe import ModelEntry, Recipe, recipe_from_yaml
+from settings import Settings, parse_size
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+Result = TypeVar("Result")
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+RecipeFile = Annotated[Path, typer.Argument(help="A recipe in YAML; - is standard input.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+
+
+def say(*words: object) -> None:
+    """Prose goes to stderr."""
+    print(*words, file=sys.stderr, flush=True)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose errors are sentences and exit codes."""
+
+    @app.command(name=function.__name__.replace("_", "-"))
+    @wraps(function)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            function(*args, **options)
+        except InputError as error:
+            for problem in error.problems:
+                say(f"error: {problem}")
+            raise typer.Exit(2) from None
+        except MergeError as error:
+            say(f"error: {error}")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            say("Stopped.")
+            raise typer.Exit(1) from None
+        except (typer.Exit, typer.BadParameter):
+            raise
+        except Exception as error:
+            if os.environ.get("MERGE_DEBUG"):
+                raise
+            first = (str(error).splitlines() or [""])[0]
+            say(f"error: {type(error).__name__}: {first} (set MERGE_DEBUG=1 to see where)")
+            raise typer.Exit(1) from None
+
+    return run
+
+
+@command
+def methods(json_: Json = False) -> None:
+    """Every merge method: its parameters, ranges, defaults and needs."""
+    from merging.method import METHODS
+
+    if json_:
+        print(json.dumps({name: method.as_dict() for name, method in sorted(METHODS.items())}))
+        return
+    for name, method in sorted(METHODS.items()):
+        needs = f" Needs {', '.join(sorted(method.needs))}." if method.needs else ""
+        aka = f" (also {', '.join(method.aliases)})" if method.aliases else ""
+        print(f"{name}{aka}: {method.summary}{needs}\n  {method.paper}")
+        for parameter in method.parameters:
+            each = ", one a model" if parameter.per_model else ""
+            print(f"  {parameter.name} = {parameter.default} ({parameter.range}{each}): {parameter.option.help}")
+
+
+@command
+def plan(recipe: RecipeFile, json_: Json = False) -> None:
+    """What a merge would do, from headers alone; exit 2 and the problems if it cannot work."""
+    from hub.client import hub_of_this_machine
+    from hub.resolve import resolve
+    from merging.plan import disk_problem, make_plan
+
+    wish = read_recipe(recipe)
+    resolved = resolve(hub_of_this_machine(), wish, folders_allowed=True)
+    if resolved.problems and len(resolved.parents) < len(wish.models):
+        raise InputError.of(resolved.problems)
+    made = make_plan(resolved.recipe, resolved.parents)
+    space = disk_problem(made, shutil.disk_usage(".").free)
+    problems = [*resolved.problems, *made.problems, *([space] if space else [])]
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if json_:
+        print(json.dumps({**made.as_dict(), "possible": not errors, "problems": [p.as_dict() for p in problems]}))
+    else:
+        _print_plan(made.as_dict(), [p for p in problems if p.severity == "warning"])
+    if errors:
+        raise InputError.of(errors)
+
+
+def _print_plan(data: dict[str, Any], warnings: Iterable[Problem]) -> None:
+    print(f"{data['method']}, weights {', '.join(f'{weight:.3g}' for weight in data['weights'])}")
+    for output in data["outputs"]:
+        print(f"  {output['folder'] or '(root)'}: {output['model']}, {output['parameters']:,} parameters")
+    counts = ", ".join(f"{count} {action}" for action, count in data["tensors"].items())
+    print(f"  tensors: {counts}; heads: {data['heads']}")
+    print(f"  download {data['download_bytes'] / 1e6:.1f} MB, output {data['output_bytes'] / 1e6:.1f} MB")
+    for problem in warnings:
+        print(f"  warning: {problem}")
+
+
+@command
+def merge(
+    recipe: RecipeFile,
+    out: Annotated[Path, typer.Argument(help="A new or empty folder for the merged model.")],
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="0 is one per core.")] = 0,
+    memory: Annotated[str, typer.Option(help="Memory budget, such as 4GB.")] = "2GB",
+    check: Annotated[bool, typer.Option(help="Load the result with transformers and run it once.")] = True,
+    json_: Json = False,
+) -> None:
+    """Merge on this machine. An interrupted merge goes on when started again."""
+    from hub.client import hub_of_this_machine
+    from jobs.local import merge_here
+
+    wish = read_recipe(recipe)
+    budget = parse_size(memory)
+    _refuse_other_folder(out)
+    work = merge_here(hub_of_this_machine(), wish, out, device=device, threads=threads, memory=budget, check=check)
+    report = follow(work)
+    if json_:
+        print(json.dumps(report.as_dict()))
+    else:
+        print(out)
+        say(f"{report.method} on {report.device}: {report.parameters:,} parameters in {report.seconds:.1f} s")
+        for name, reason in report.fallbacks.items():
+            say(f"  averaged: {name} ({reason})")
+
+
+def _refuse_other_folder(out: Path) -> None:
+    """Nothing of the user's is overwritten: a folder that holds something must be a merge that was interrupted."""
+    journal = out.with_name(out.name + ".journal.json")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not journal.exists():
+        raise InputError(f"{out} is not empty", "nothing there is overwritten", "Name a new folder", "out")
+
+
+@command
+def statistics(
+    model: Annotated[str, typer.Argument(help="A Hub id or a folder.")],
+    kind: Annotated[str, typer.Option(help="gram or fisher.")] = "gram",
+    data: Annotated[str, typer.Option(help="id[:config][:split] of a Hub dataset, or a .jsonl, .csv, .tsv, .txt")] = "",
+    out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts; guessed by default.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Unused so far: labels are not needed.")] = None,
+    examples: Annotated[int, typer.Option(min=1)] = 600,
+    max_length: Annotated[int, typer.Option(min=2, help="In tokens.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    seed: Annotated[int, typer.Option()] = 0,
+    device: Device = "auto",
+    publish: Annotated[bool, typer.Option(help="Publish to owner/<model>-merge-statistics.")] = False,
+    json_: Json = False,
+) -> None:
+    """Collect a model's Gram or Fisher statistics, so that others can merge it without its data."""
+    from hub.client import hub_of_this_machine
+    from jobs.local import collect_here, publish_here
+
+    if kind not in ("gram", "fisher"):
+        raise InputError(f"--kind {kind}", "there are two kinds", "Write gram or fisher", "kind")
+    if not data:
+        raise InputError("No data", "statistics are collected from text", "Name it with --data", "data")
+    target = out or Path(f"{kind}.safetensors")
+    if target.exists():
+        raise InputError(f"{target} exists", "nothing is overwritten", "Name another file with --out", "out")
+    hub = hub_of_this_machine()
+    options = {"examples": examples, "max_length": max_length, "batch_size": batch_size, "seed": seed}
+    path = follow(collect_here(hub, kind, model, data, target, text_column=text_column, device=device, **options))
+    link = publish_here(hub, model, {kind: path}) if publish else ""
+    print(json.dumps({"path": str(path), "published": link}) if json_ else link or path)
+
+
+@command
+def evaluate(
+    models: Annotated[list[str], typer.Argument(help="Hub ids or folders; folder/task for one head.")],
+    data: Annotated[str, typer.Option(help="id[:config][:split], or a local .jsonl, .csv, .tsv")] = "",
+    label_column: Annotated[str | None, typer.Option(help="Column of the label names; guessed by default.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the texts; guessed by default.")] = None,
+    examples: Annotated[int, typer.Option(min=1)] = 1000,
+    device: Device = "auto",
+    json_: Json = False,
+) -> None:
+    """Accuracy of classifiers on labelled text."""
+    from hub.client import hub_of_this_machine
+    from jobs.local import evaluate_here
+
+    if not data:
+        raise InputError("No data", "a score needs labelled text", "Name it with --data", "data")
+    options = {"text_column": text_column, "label_column": label_column, "examples": examples, "device": device}
+    scores = evaluate_here(hub_of_this_machine(), models, data, **options)
+    if json_:
+        print(json.dumps({model: score.as_dict() for model, score in scores.items()}))
+        return
+    for model, score in scores.items():
+        print(f"{score.accuracy:.1%}  {model}  ({score.correct} of {score.total})")
+
+
+@command
+def push(
+    folder: Annotated[Path, typer.Argument(help="A merged model, as `merge` wrote it.")],
+    repo_id: Annotated[str, typer.Argument(help="owner/name of the new repo.")],
+    private: Annotated[bool, typer.Option(help="Only you can see it.")] = False,
+    json_: Json = False,
+) -> None:
+    """Publish a merged folder as a new repo."""
+    from hub.client import hub_of_this_machine
+    from jobs.local import push_here
+
+    published = push_here(hub_of_this_machine(), folder, repo_id, private=private)
+    print(json.dumps({"url": published.url, "commit": published.commit}) if json_ else published.url)
+
+
+@command
+def submit(
+    recipe: RecipeFile,
+    wait: Annotated[bool, typer.Option(help="End when the job has ended.")] = False,
+    json_: Json = False,
+) -> None:
+    """Hand a recipe to the queue. Prints the job's id, with --wait the link."""
+    from hub.client import hub_of_this_machine
+
+    service = _service()
+    job = service.submit(read_recipe(recipe), hub_of_this_machine(), folders_allowed=True)
+    say(f"Job {job.id}")
+    if not wait:
+        print(json.dumps(job.as_dict()) if json_ else job.id)
+        return
+    stage = ""
+    while not job.ended:
+        time.sleep(1)
+        job = service.get(job.id, job.user)
+        if job.stage != stage:
+            stage = job.stage
+            say(f"  {stage}")
+    print(json.dumps(job.as_dict()) if json_ else job.url)
+    if job.status != "done":
+        raise MergeError(f"Job {job.id} {job.status}", job.error)
+
+
+@command
+def jobs(json_: Json = False) -> None:
+    """Your jobs, the newest first."""
+    service, user = _service(), _user()
+    mine = service.list(user)
+    if json_:
+        print(json.dumps([job.as_dict() for job in mine]))
+        return
+    for job in mine:
+        print(f"{job.id}  {job.status:9}  {job.method:8}  {job.repo_id}  {job.url or job.error or job.stage}")
+    if not service.worker_alive():
+        say("No worker is running: start one with `cli.py worker`.")
+
+
+@command
+def cancel(job: Annotated[str, typer.Argument(help="A job's id.")], json_: Json = False) -> None:
+    """Cancel a job of yours."""
+    ended = _service().cancel(job, _user())
+    print(json.dumps(ended.as_dict()) if json_ else f"{ended.id} {ended.status}")
+
+
+@command
+def worker() -> None:
+    """Run the jobs of the queue until stopped."""
+    from jobs.worker import run_worker
+
+    raise typer.Exit(run_worker(Settings()))
+
+
+@command
+def demo(once: Annotated[bool, typer.Option(help="End after the link.")] = False) -> None:
+    """The main job on real input, with a Hub on this machine: no account, no network."""
+    from demo.__main__ import run_demo
+
+    raise typer.Exit(run_demo(once=once))
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe in a file or in standard input; folders in it are relative to the file."""
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text()
+    except (OSError, UnicodeDecodeError):
+        raise InputError(f"{path} cannot be read", "it is not a text file here", "Check the path", "recipe") from None
+    recipe = recipe_from_yaml(text)
+    return recipe.model_copy(update={"models": tuple(_absolute(entry, path.parent) for entry in recipe.models)})
+
+
+def _absolute(entry: ModelEntry, folder: Path) -> ModelEntry:
+    if not entry.is_folder:
+        return entry
+    return entry.model_copy(update={"model": str((folder / Path(entry.model).expanduser()).resolve())})
+
+
+def follow(work: Generator[Progress, None, Result]) -> Result:
+    """Show the progress of some work on stderr and return its result."""
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+    with Bars(console=Console(stderr=True), transient=True) as bars:
+        bar, stage = None, ""
+        while True:
+            try:
+                progress = next(work)
+            except StopIteration as end:
+                return end.value  # type: ignore[no-any-return]
+            if bar is None or progress.stage != stage:
+                stage = progress.stage
+                bar = bars.add_task(stage, total=None)
+            bars.update(bar, completed=progress.done, total=progress.total or None)
+
+
+def _service() -> Any:
+    from jobs.service import JobService
+
+    return JobService(Settings())
+
+
+def _user() -> str:
+    from hub.client import hub_of_this_machine
+    from hub.identity import require_signed_in
+
+    return require_signed_in(hub_of_this_machine()).name
+
+
+if __name__ == "__main__":
+    app()

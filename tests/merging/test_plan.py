@@ -1,0 +1,254 @@
+"""Plans: what can be known from headers, and one clear sentence for each thing that cannot work."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from merging.checkpoint import open_parent
+from merging.parent import Parent, StatisticsFact
+from merging.plan import Plan, disk_problem, make_plan
+from merging.recipe import recipe_from_dict
+from merging.tensors import HeaderSource, TensorSpec
+from tests.tiny_models import save_tiny
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Parent]:
+    """Two tiny classifiers with the same labels, headers only."""
+    folder = tmp_path_factory.mktemp("pair")
+    parents = [
+        open_parent(f"demo/tiny-{name}", save_tiny(folder / name, seed=i)) for i, name in enumerate(("one", "two"))
+    ]
+    return [replace(parent, source=HeaderSource(parent.source.specs)) for parent in parents]
+
+
+def planned(parents: list[Parent], method: str = "average", **more: Any) -> Plan:
+    """The plan of these parents."""
+    models = [{"model": parent.model} for parent in parents]
+    return make_plan(recipe_from_dict({"merge_method": method, "models": models, **more}), parents)
+
+
+def changed(parent: Parent, **config: Any) -> Parent:
+    """The parent with another config."""
+    return replace(parent, config={**parent.config, **config})
+
+
+def with_specs(parent: Parent, specs: Mapping[str, TensorSpec | None]) -> Parent:
+    """The parent with other headers; None removes a tensor."""
+    merged = {**parent.source.specs, **specs}
+    return replace(parent, source=HeaderSource({name: spec for name, spec in merged.items() if spec is not None}))
+
+
+def gram_fact(parent: Parent, **changes: Any) -> StatisticsFact:
+    """Facts of a Gram file that covers every linear layer."""
+    linear = {
+        name: spec.shape[1]
+        for name, spec in parent.source.specs.items()
+        if len(spec.shape) == 2 and "embeddings" not in name
+    }
+    tokens = dict.fromkeys(linear, 10_000)
+    fact = StatisticsFact("gram", f"{parent.model}-statistics", "", dict(parent.weights), linear, tokens, 100)
+    return replace(fact, **changes)
+
+
+def with_gram(parent: Parent, **changes: Any) -> Parent:
+    """The parent with Gram statistics."""
+    return replace(parent, statistics={"gram": gram_fact(parent, **changes)})
+
+
+def sentence(plan: Plan) -> str:
+    """The first error."""
+    assert plan.errors, plan.problems
+    return str(plan.errors[0])
+
+
+def test_a_plan_needs_no_weights(pair: list[Parent]) -> None:
+    """Headers suffice: reading a value would raise."""
+    plan = planned(pair)
+    assert not plan.problems
+    assert plan.head_rule == "merged"
+    assert plan.parameters(plan.outputs[0]) == sum(spec.numel for spec in pair[0].source.specs.values())
+    assert plan.download_bytes > sum(parent.weight_bytes for parent in pair)
+    assert json.dumps(plan.as_dict())
+
+
+def test_the_same_wish_gives_the_same_fingerprint_and_another_does_not(pair: list[Parent]) -> None:
+    """Preview and worker compare their plans by it."""
+    assert planned(pair).fingerprint == planned(pair).fingerprint
+    assert planned(pair).fingerprint != planned(pair, dtype="bfloat16").fingerprint
+    assert planned(pair).fingerprint == planned(pair, output={"repo_id": "me/x"}).fingerprint
+
+
+def test_different_labels_keep_the_heads_apart(pair: list[Parent]) -> None:
+    """One output for each task, and one at the root; the body is planned once."""
+    other = changed(pair[1], id2label={"0": "bad", "1": "good"})
+    plan = planned([pair[0], other])
+    assert plan.head_rule == "apart"
+    assert [output.folder for output in plan.outputs] == ["", "one", "two"]
+    body = [step.name for step in plan.shards[0].steps]
+    assert not any(name.startswith("classifier") for name in body)
+    assert [shard.path for shard in plan.shards] == [
+        "model-00001-of-00002.safetensors",
+        "one/model-00002-of-00002.safetensors",
+        "two/model-00002-of-00002.safetensors",
+    ]
+    assert planned([pair[0], other], output={"root": "two"}).outputs[0].parent == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        ({"0": "LABEL_0", "1": "LABEL_1"}, "their labels have no names"),
+        ({"0": "yes", "1": "no"}, "the same labels in another order"),
+    ],
+)
+def test_heads_that_cannot_be_matched_stay_apart_and_the_plan_says_why(
+    pair: list[Parent], labels: dict[str, str], words: str
+) -> None:
+    """Never by luck of the index."""
+    first = changed(pair[0], id2label=labels) if "LABEL_0" in labels.values() else pair[0]
+    plan = planned([first, changed(pair[1], id2label=labels)])
+    assert plan.head_rule == "apart"
+    assert words in str(plan.warnings[0])
+
+
+def test_one_model_twice(pair: list[Parent]) -> None:
+    """The same id, or other ids with the same bytes."""
+    assert sentence(planned([pair[0], pair[0]])) == (
+        "Models 1 and 2 are the same (demo/tiny-one): a model merged with itself is itself. "
+        "Remove one, or give the other more weight."
+    )
+    copy = replace(pair[0], model="demo/copy")
+    assert "byte for byte" in sentence(planned([pair[0], copy]))
+
+
+def test_different_architectures_are_named(pair: list[Parent]) -> None:
+    """Both classes stand in the sentence."""
+    other = changed(pair[1], model_type="roberta", architectures=["RobertaForSequenceClassification"])
+    assert sentence(planned([pair[0], other])) == (
+        "demo/tiny-two is a RobertaForSequenceClassification: demo/tiny-one is a BertForSequenceClassification. "
+        "Merge models of one architecture."
+    )
+
+
+def test_an_architecture_that_is_not_covered_is_a_problem(pair: list[Parent]) -> None:
+    """What is not covered is said, with what is."""
+    plan = planned([changed(parent, model_type="t5") for parent in pair])
+    assert sentence(plan).startswith("demo/tiny-one is of type t5: only bert, roberta, ")
+    assert plan.errors[0].where == "models.0.model"
+
+
+def test_the_first_tensor_with_another_shape_is_named_with_both_shapes(pair: list[Parent]) -> None:
+    """Name and both shapes."""
+    name = "bert.encoder.layer.0.intermediate.dense.weight"
+    spec = pair[1].source.specs[name]
+    other = with_specs(pair[1], {name: replace(spec, shape=(96, 32))})
+    assert sentence(planned([pair[0], other])) == (
+        f"{name} has shape [96, 32] in demo/tiny-two: it has [48, 32] in demo/tiny-one. Merge models of one size."
+    )
+
+
+def test_a_missing_tensor_is_named(pair: list[Parent]) -> None:
+    """A tensor that only one model has is a problem, never dropped silently."""
+    other = with_specs(pair[1], {"bert.pooler.dense.bias": None})
+    assert sentence(planned([pair[0], other])).startswith("demo/tiny-two has no tensor bert.pooler.dense.bias")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [({"vocab_size": 99}, "34 and 99 entries"), ({}, "the same size, but not the same tokens at the same ids")],
+)
+def test_different_vocabularies(pair: list[Parent], change: dict[str, int], why: str) -> None:
+    """By size, and by content when the size is the same."""
+    other = replace(changed(pair[1], **change), vocabulary="another")
+    assert sentence(planned([pair[0], other])) == (
+        f"demo/tiny-two and demo/tiny-one have different vocabularies: {why}. Merge models that share one tokenizer."
+    )
+
+
+def test_numbers_that_shapes_do_not_show(pair: list[Parent]) -> None:
+    """Another number of attention heads computes something else with the same shapes."""
+    other = changed(pair[1], num_attention_heads=8)
+    assert sentence(planned([pair[0], other])).startswith("num_attention_heads is 8 in demo/tiny-two: it is 4")
+
+
+def test_a_method_without_its_statistics(pair: list[Parent]) -> None:
+    """Says whose are missing and the three ways out; calibration text is one of them."""
+    plan = planned([with_gram(pair[0]), pair[1]], "regmean")
+    assert sentence(plan).startswith("demo/tiny-two has no Gram statistics: RegMean needs them of every model.")
+    assert plan.errors[0].where == "models.1.model"
+    assert not planned([with_gram(pair[0]), replace(pair[1], calibration=True)], "regmean").errors
+
+
+def test_statistics_of_other_weights(pair: list[Parent]) -> None:
+    """The file names the SHA-256 of the weights it was collected from."""
+    stale = with_gram(pair[1], weights={"model.safetensors": "0" * 64})
+    plan = planned([with_gram(pair[0]), stale], "regmean")
+    assert sentence(plan).startswith("The Gram statistics at demo/tiny-two-statistics belong to other weights")
+
+
+def test_statistics_of_another_size(pair: list[Parent]) -> None:
+    """A Gram matrix has as many rows as its layer has inputs."""
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    wrong = with_gram(pair[1], keys={name: 31}, tokens={name: 100})
+    assert f"do not fit {name}: they have size 31, the layer needs 32" in sentence(
+        planned([with_gram(pair[0]), wrong], "regmean")
+    )
+
+
+def test_few_tokens_are_a_warning(pair: list[Parent]) -> None:
+    """Fewer tokens than inputs: the solve leans on the ridge and the file tells more than its owner may want."""
+    fact = gram_fact(pair[1])
+    few = with_gram(pair[1], tokens=dict.fromkeys(fact.keys, 20))
+    plan = planned([with_gram(pair[0]), few], "regmean")
+    assert not plan.errors
+    assert "come from few tokens: 20 for the 48 inputs of" in str(plan.warnings[0])
+
+
+def test_a_layer_without_a_gram_is_averaged_and_named(pair: list[Parent]) -> None:
+    """A step falls back with its reason; when most do, it is not that method's merge."""
+    name = "bert.pooler.dense.weight"
+    fact = gram_fact(pair[1])
+    partly = with_gram(pair[1], keys={key: size for key, size in fact.keys.items() if key != name})
+    plan = planned([with_gram(pair[0]), partly], "regmean")
+    assert plan.fallbacks == {name: "no Gram of it for demo/tiny-two"}
+    assert not plan.errors
+    mostly = with_gram(pair[1], keys={name: 32}, tokens={name: 99})
+    assert sentence(planned([with_gram(pair[0]), mostly], "regmean")).startswith("RegMean cannot merge 13 of 14")
+
+
+def test_a_licence_that_allows_no_derived_work(pair: list[Parent]) -> None:
+    """No-derivatives licences stop the merge."""
+    plan = planned([pair[0], replace(pair[1], license="cc-by-nc-nd-4.0")])
+    assert sentence(plan).startswith("demo/tiny-two has the licence cc-by-nc-nd-4.0: it allows no derived works")
+
+
+def test_a_root_that_is_no_task(pair: list[Parent]) -> None:
+    """The tasks are listed."""
+    assert sentence(planned(pair, output={"root": "three"})).startswith(
+        "There is no task three: the tasks are one, two"
+    )
+
+
+def test_one_model_alone_for_a_method_of_two(pair: list[Parent]) -> None:
+    """How many a method takes."""
+    assert sentence(planned(pair[:1], "fisher")).startswith("The recipe has 1 model: fisher takes at least 2")
+
+
+def test_not_enough_disk(pair: list[Parent]) -> None:
+    """Need and free space in numbers."""
+    plan = planned(pair)
+    assert disk_problem(plan, 10**12) is None
+    assert str(disk_problem(plan, 1000)).startswith("Not enough disk: this merge needs 0.")
+
+
+def test_plans_from_headers_and_from_files_agree(tmp_path: Path) -> None:
+    """The preview's plan is the worker's plan."""
+    folders = [save_tiny(tmp_path / str(seed), "llama", seed=seed, labels=None) for seed in range(2)]
+    parents = [open_parent(f"a/{folder.name}", folder) for folder in folders]
+    remote = [replace(parent, source=HeaderSource(parent.source.specs)) for parent in parents]
+    assert planned(parents).fingerprint == planned(remote).fingerprint

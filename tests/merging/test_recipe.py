@@ -1,0 +1,160 @@
+"""Recipes: strict data, and one clear sentence for each thing that can be wrong."""
+
+import base64
+import zlib
+
+import pytest
+
+from merging.errors import InputError
+from merging.recipe import distinctive, recipe_from_link, recipe_from_yaml, valid_repo_id
+
+GOOD = """
+merge_method: regmean
+models:
+  - model: demo/minilm-banking
+    parameters: {weight: 2}
+  - model: demo/minilm-sentiment@0123456789abcdef0123456789abcdef01234567
+    statistics: {gram: demo/minilm-sentiment-merge-statistics}
+    calibration: {data: "demo/skills:sentiment:train", examples: 300}
+parameters: {alpha: 0.9}
+dtype: bfloat16
+output: {repo_id: demo/merged, private: true}
+"""
+
+
+def test_a_recipe_survives_its_own_yaml() -> None:
+    """YAML out and in again is the same recipe."""
+    recipe = recipe_from_yaml(GOOD)
+    assert recipe_from_yaml(recipe.to_yaml()) == recipe
+    assert recipe.models[1].revision == "0123456789abcdef0123456789abcdef01234567"
+    assert recipe.tasks == ("banking", "sentiment")
+    assert recipe.effective_weights == pytest.approx((2 / 3, 1 / 3))
+
+
+def test_a_link_carries_the_recipe_but_not_where_the_result_goes() -> None:
+    """Output name and visibility never travel in a link."""
+    recipe = recipe_from_yaml(GOOD)
+    opened = recipe_from_link(recipe.to_link())
+    assert opened == recipe.without_output()
+    assert opened.output.repo_id is None
+    assert opened.output.private is None
+
+
+def test_a_link_with_an_output_in_it_loses_it() -> None:
+    """Somebody who packs an output into a link by hand gains nothing."""
+    packed = base64.urlsafe_b64encode(zlib.compress(GOOD.encode())).decode()
+    assert recipe_from_link(packed).output.repo_id is None
+
+
+@pytest.mark.parametrize("packed", ["", "!!!", "AAAA", base64.urlsafe_b64encode(zlib.compress(b"a" * 10**8)).decode()])
+def test_a_damaged_or_exploding_link_is_one_sentence(packed: str) -> None:
+    """Cut, garbled or a zip bomb: refused without unpacking more than a bounded text."""
+    with pytest.raises(InputError, match=r"recipe link (cannot be read|is too long)|recipe is not"):
+        recipe_from_link(packed)
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "sentence"),
+    [
+        (
+            "merge_method: regmaen\nmodels: [{model: a/b}]",
+            "merge_method",
+            "There is no merge method 'regmaen': the methods are average, fisher, regmean. Did you mean \"regmean\"?",
+        ),
+        (
+            "merge_method: average\nmodel: 1\nmodels: [{model: a/b}]",
+            "model",
+            'Unknown key model: a recipe has no such field. Did you mean "models"?',
+        ),
+        (
+            "merge_method: average\nmodels: [{model: a/b, wieght: 2}]",
+            "models.0.wieght",
+            "Unknown key models.0.wieght: a recipe has no such field.",
+        ),
+        (
+            "merge_method: regmean\nmodels: [{model: a/b}]\nparameters: {alhpa: 1}",
+            "parameters.alhpa",
+            'alhpa is not a parameter of regmean: it has weight, alpha, ridge. Did you mean "alpha"?',
+        ),
+        (
+            "merge_method: regmean\nmodels: [{model: a/b}]\nparameters: {alpha: 1.5}",
+            "parameters.alpha",
+            "alpha = 1.5: it is out of range. Give a number between 0 and 1.",
+        ),
+        (
+            "merge_method: average\nmodels: [{model: a/b, parameters: {weight: heavy}}]",
+            "models.0.parameters.weight",
+            "weight = 'heavy': it is not a number. Give a number, of any size.",
+        ),
+        (
+            "merge_method: average\nmodels: [{model: a/b, parameters: {weight: .nan}}]",
+            "models.0.parameters.weight",
+            "weight = nan: it is not a number.",
+        ),
+        (
+            "merge_method: average\nmodels: [{model: a/b, parameters: {weight: 1}}, "
+            "{model: a/c, parameters: {weight: -1}}]",
+            "parameters.weight",
+            "The weights sum to zero: 1, -1 cannot be turned into shares. Give at least one model a weight above 0.",
+        ),
+        (
+            "merge_method: fisher\nmodels: [{model: a/b}]\nparameters: {normalize: yes please}",
+            "parameters.normalize",
+            "normalize = 'yes please': it is one of none, model, tensor.",
+        ),
+        ("merge_method: average", "models", "models is missing: a recipe needs it. Add `models:`."),
+        (
+            "merge_method: average\nmodels: [{model: a/b}]\noutput: {repo_id: no slash}",
+            "output.repo_id",
+            "output.repo_id = 'no slash': a repo id is owner/name",
+        ),
+        ("merge_method: average\nmodels: [{model: a/b}]\ndtype: int4", "dtype", "dtype = 'int4': "),
+        ("a: [", "", "The recipe is not valid YAML: line 1"),
+        ("- just\n- a list", "", "The recipe is not a mapping: it is list."),
+        ("a: &x 1\nb: *x", "", "The recipe uses a YAML anchor, alias or tag: line 1."),
+        ("a: !!python/object/apply:os.system [ls]", "", "The recipe uses a YAML anchor, alias or tag: line 1."),
+        ("a: " + "x" * 300_000, "", "The recipe is too long"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_said_in_one_sentence(text: str, where: str, sentence: str) -> None:
+    """Each fault names its field, its reason and what to do."""
+    with pytest.raises(InputError) as caught:
+        recipe_from_yaml(text)
+    assert str(caught.value.problems[0]).startswith(sentence)
+    assert caught.value.problems[0].where == where
+
+
+@pytest.mark.parametrize(
+    ("names", "short"),
+    [
+        (["minilm-banking", "minilm-sentiment"], ["banking", "sentiment"]),
+        (["bert-a-ft", "bert-b-ft"], ["a", "b"]),
+        (["same", "same"], ["same-1", "same-2"]),
+        (["alone"], ["alone"]),
+        (["x-", "x-y"], ["task-1", "y"]),
+    ],
+)
+def test_tasks_are_what_sets_the_names_apart(names: list[str], short: list[str]) -> None:
+    """Shared beginnings and endings of the names are dropped."""
+    assert distinctive(names) == short
+
+
+@pytest.mark.parametrize(
+    ("repo_id", "valid"),
+    [
+        ("a/b", True),
+        ("a/b.c-d_e", True),
+        ("a", False),
+        ("a/b/c", False),
+        ("a/../b", False),
+        ("-a/b", False),
+        ("a/b--c", False),
+        ("a/b.git", False),
+        ("a/" + "b" * 97, False),
+        ("a/b\0", False),
+        ("a/b.", False),
+    ],
+)
+def test_repo_ids(repo_id: str, valid: bool) -> None:
+    """What the Hub accepts as the name of a repo."""
+    assert valid_repo_id(repo_id) is valid
