@@ -1,0 +1,191 @@
+"""The model card of a merge. Names come from strangers: whatever they hold, the card stays a card."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from merging.engine import Report
+from merging.parent import Parent
+from merging.recipe import Recipe
+
+PERMISSIVE = ("cc0-1.0", "unlicense", "wtfpl", "mit", "isc", "bsd-2-clause", "bsd-3-clause", "apache-2.0", "cc-by-4.0")
+TASKS = {
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+    "ForMaskedLM": "fill-mask",
+    "ForCausalLM": "text-generation",
+    "LMHeadModel": "text-generation",
+}
+CLASSES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "fill-mask": "AutoModelForMaskedLM",
+    "text-generation": "AutoModelForCausalLM",
+}
+FALLBACKS_SHOWN = 20
+ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+def escape(text: str, limit: int = 200) -> str:
+    """Text of a stranger as plain words in Markdown: one line, no markup, no HTML."""
+    line = " ".join(text.split())[:limit]
+    return re.sub(r"[\\`*_{}\[\]()#+!|<>~$&]", lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), line)
+
+
+def code(text: str, limit: int = 200) -> str:
+    """Text of a stranger as an inline code span, also inside a table: nothing in it can end the span."""
+    line = " ".join(text.split())[:limit].replace("`", "'").replace("|", "¦").replace("<", "‹").replace(">", "›")
+    return f"`{line}`" if line else ""
+
+
+def front_matter(data: Mapping[str, Any]) -> str:
+    """The YAML block at the head of a README."""
+    return f"---\n{yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)}---\n"
+
+
+def merged_license(licenses: Sequence[str]) -> str:
+    """The licence that the parents allow: the one they share, the most demanding of permissive ones, a single
+    restrictive one among permissive ones; "" when a parent names none, "other" when they cannot be had in one.
+    """
+    named = sorted({name.lower() for name in licenses})
+    if not named or "" in named:
+        return ""
+    demanding = [name for name in named if name not in PERMISSIVE]
+    if not demanding:
+        return max(named, key=PERMISSIVE.index)
+    return demanding[0] if len(demanding) == 1 else "other"
+
+
+def pipeline_tag(architecture: str) -> str:
+    """The Hub's name of the task of a transformers class, "" when it has none here."""
+    return next((tag for ending, tag in TASKS.items() if architecture.endswith(ending)), "")
+
+
+def render_card(
+    recipe: Recipe, parents: Sequence[Parent], report: Report, *, repo_id: str, service_url: str = ""
+) -> str:
+    """The README.md of the merged repo: what it is, from what, by what, and how to load it.
+
+    `recipe` is the pinned one. `service_url` is the address of this service, without which no link back is made.
+    """
+    heads = _tasks(recipe, report)
+    tag = pipeline_tag(parents[0].architecture)
+    blocks = [
+        front_matter(_metadata(recipe, parents, tag)),
+        f"# {escape(repo_id.rpartition('/')[2])}",
+        _what(recipe, parents, heads),
+        _parents_table(recipe, parents),
+        _loading(repo_id, heads, tag),
+        _facts(report),
+        f"## Recipe\n\nAs `recipe.yaml` in this repo has it, with pinned revisions:\n\n{_recipe_block(recipe)}",
+        _link_back(repo_id, service_url),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _metadata(recipe: Recipe, parents: Sequence[Parent], tag: str) -> dict[str, Any]:
+    bases = list(dict.fromkeys(parent.model for parent in parents if parent.revision))
+    licence = merged_license([parent.license for parent in parents])
+    data: dict[str, Any] = {"library_name": "transformers"}
+    if bases:
+        data |= {"base_model": bases, "base_model_relation": "merge"}
+    data["tags"] = ["merge", "merge-my-models", recipe.method.name]
+    if tag:
+        data["pipeline_tag"] = tag
+    if licence:
+        data["license"] = licence
+    if licence == "other":
+        data["license_name"] = "those-of-the-parents"
+    return data
+
+
+def _tasks(recipe: Recipe, report: Report) -> tuple[str, ...]:
+    """The tasks that have a folder of their own, in the recipe's order; none when there is one model."""
+    folders = {path.partition("/")[0] for path in report.files if "/" in path}
+    return tuple(task for task in recipe.tasks if task in folders)
+
+
+def _what(recipe: Recipe, parents: Sequence[Parent], heads: Sequence[str]) -> str:
+    method = recipe.method
+    paper = f" ([paper]({method.paper}))" if method.paper.startswith("https://") else (
+        f" ({escape(method.paper)})" if method.paper else ""
+    )  # fmt: skip
+    kind = escape(parents[0].model_type or "transformer")
+    text = f"{len(parents)} fine-tuned {kind} models merged into one by **{escape(method.title)}**{paper}."
+    if heads:
+        text += f" They share one body; each of the {len(heads)} tasks keeps its own head, in a folder of its own."
+    return text
+
+
+def _parents_table(recipe: Recipe, parents: Sequence[Parent]) -> str:
+    rows = ["## From what", "", "| model | revision | weight | licence |", "|---|---|---|---|"]
+    for parent, weight in zip(parents, recipe.effective_weights, strict=True):
+        name = parent.model if parent.revision else parent.model.rstrip("/").rpartition("/")[2]
+        licence = code(parent.license) or "not named"
+        rows.append(f"| {code(name)} | {code(parent.revision[:12]) or 'a folder'} | {weight:.4g} | {licence} |")
+    unnamed = [parent for parent in parents if not parent.license]
+    if unnamed:
+        rows += ["", "Not every parent names a licence: ask their owners before you pass this model on."]
+    return "\n".join(rows)
+
+
+def _loading(repo_id: str, heads: Sequence[str], tag: str) -> str:
+    auto = CLASSES.get(tag, "AutoModel")
+    lines = ["## How to load it", "", "```python", f"from transformers import AutoTokenizer, {auto}, pipeline", ""]
+    if not heads:
+        lines += [
+            f'model = {auto}.from_pretrained("{repo_id}")',
+            f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}")',
+        ]
+        return "\n".join([*lines, "```"])
+    for task in heads:
+        lines.append(f'model = {auto}.from_pretrained("{repo_id}", subfolder="{task}")')
+    lines.append(f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}", subfolder="{heads[0]}")')
+    if tag:
+        lines += ["", "# one task as a pipeline: the folder goes into model_kwargs"]
+        lines += [f'pipeline("{tag}", model="{repo_id}", model_kwargs={{"subfolder": "{task}"}})' for task in heads]
+    return "\n".join(
+        [
+            *lines,
+            "```",
+            "",
+            "Do not write `pipeline(..., subfolder=...)`: transformers ignores it without a word and takes the model",
+            "at the root of this repo, which is one of the tasks. The body is the same file in every folder: it is",
+            "downloaded once.",
+        ]
+    )
+
+
+def _facts(report: Report) -> str:
+    lines = [
+        "## How it was made",
+        "",
+        f"{report.parameters:,} parameters, merged in {report.seconds:.0f} s on {code(report.device)} "
+        f"({code(report.cpu)}, torch {code(report.torch)}).",
+    ]
+    lines += [f"- {escape(note, 500)}" for note in report.notes]
+    if report.fallbacks:
+        shown = list(report.fallbacks.items())[:FALLBACKS_SHOWN]
+        lines += ["", f"The method did not apply to {len(report.fallbacks)} tensors, which were averaged:", ""]
+        lines += [f"- {code(name)}: {escape(reason)}" for name, reason in shown]
+        if len(report.fallbacks) > len(shown):
+            lines.append(f"- and {len(report.fallbacks) - len(shown)} more")
+    return "\n".join(lines)
+
+
+def _recipe_block(recipe: Recipe) -> str:
+    """The recipe as YAML in a fence that is longer than any run of backticks in it."""
+    text = recipe.without_output().to_yaml().strip()
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    return f"{fence}yaml\n{text}\n{fence}"
+
+
+def _link_back(repo_id: str, service_url: str) -> str:
+    if not service_url.startswith(("https://", "http://")):
+        return "Made with Merge My Models."
+    url = service_url.rstrip("/")
+    return f"Made with [Merge My Models]({url}). [Merge again]({url}/?model={repo_id}) with the same recipe."

@@ -1,0 +1,205 @@
+"""One person's view of one Hub, and its refusals put into words.
+
+Every function of this package takes a `Hub` first. Nothing that depends on who asks is shared between two of
+them. Bytes are read with the client library's own session and retries.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import httpx2
+from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import hf_raise_for_status, http_stream_backoff
+
+from merging.errors import InputError, MergeError
+
+RepoType = Literal["model", "dataset", "space"]
+UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+class SignInNeeded(InputError):
+    """Nobody is signed in, or the sign-in has run out: sign in and try again."""
+
+
+class HubUnavailable(MergeError):
+    """The Hub cannot be reached or is at fault: try again later."""
+
+
+@dataclass(frozen=True)
+class Hub:
+    """The Hub at `endpoint` (None: the library's own) as the owner of `token` sees it; `False` is nobody.
+
+    `scopes` are those that the sign-in granted, where the caller knows them; None when it does not.
+    """
+
+    endpoint: str | None = None
+    token: str | Literal[False] = field(default=False, repr=False)
+    scopes: frozenset[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.token is not False and not self.token:
+            raise ValueError("the token of a Hub is False or a text, never None or empty")
+
+    @classmethod
+    def anonymous(cls, endpoint: str | None = None) -> "Hub":
+        """The Hub as nobody in particular sees it."""
+        return cls(endpoint, False)
+
+    @property
+    def signed_in(self) -> bool:
+        """Whether there is a token at all; `identity.whoami` says whether it is good."""
+        return self.token is not False
+
+    @cached_property
+    def api(self) -> HfApi:
+        """The client, which sends this token and no other."""
+        return HfApi(endpoint=self.endpoint, token=self.token)
+
+    @property
+    def url(self) -> str:
+        """The Hub's address without a final slash."""
+        return (self.endpoint or constants.ENDPOINT).rstrip("/")
+
+    def lacks(self, *scopes: str) -> bool:
+        """True when the sign-in is known to carry none of these scopes."""
+        return self.scopes is not None and not self.scopes & set(scopes)
+
+
+def safe_path(path: str) -> bool:
+    """True for a relative path with plain components: what may become a file of ours."""
+    parts = path.split("/")
+    return bool(path) and not UNSAFE.search(path) and not any(part in ("", ".", "..") for part in parts)
+
+
+def read_bytes(
+    hub: Hub, repo_id: str, path: str, revision: str, *, start: int = 0, stop: int | None = None, limit: int = 0
+) -> bytes:
+    """Bytes `[start:stop]` of a file at a commit, into memory; more than `limit` (or stop - start) is refused.
+
+    Raises the client's own errors (see `explained`) and InputError for a body that is too long.
+    """
+    limit = stop - start if stop is not None else limit
+    headers = build_hf_headers(token=hub.token)
+    if stop is not None:
+        headers["Range"] = f"bytes={start}-{stop - 1}"
+    url = hf_hub_url(repo_id, path, revision=revision, endpoint=hub.endpoint)
+    body = bytearray()
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with http_stream_backoff("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as answer:
+        hf_raise_for_status(answer)
+        if stop is not None and answer.status_code != 206:
+            raise HubUnavailable(f"{repo_id}: {path} cannot be read in part", "the Hub ignored the range", "Try again")
+        for piece in answer.iter_bytes():
+            body += piece
+            if len(body) > limit:
+                raise InputError(f"{repo_id}: {path} is too large", f"more than {limit:,} bytes", "Shorten it")
+    return bytes(body)
+
+
+@contextmanager
+def explained(hub: Hub, repo_id: str, where: str = "", *, revision: str | None = None) -> Iterator[None]:
+    """Turn the client's errors about a repo into an InputError with `where`, or a HubUnavailable."""
+    try:
+        yield
+    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, httpx2.HTTPError, OSError) as error:
+        raise explain(hub, error, repo_id, where, revision) from None
+
+
+def explain(hub: Hub, error: Exception, repo_id: str, where: str = "", revision: str | None = None) -> MergeError:
+    """The client's error about a repo in our words. The order matters: a gated repo is also a missing one."""
+    if isinstance(error, HFValidationError):
+        return InputError(f"{repo_id[:100]!r} is not the name of a repo", "", "Write owner/name", where)
+    if isinstance(error, GatedRepoError):
+        return _gated(hub, error, repo_id, where)
+    if isinstance(error, RepositoryNotFoundError):
+        return _not_found(hub, repo_id, where)
+    if isinstance(error, RevisionNotFoundError):
+        return InputError(
+            f"{repo_id} has no revision {(revision or '')[:100]!r}", "", "Name a branch, a tag or a commit", where
+        )
+    if isinstance(error, EntryNotFoundError):
+        return InputError(f"A file of {repo_id} is missing", "the Hub has no such file", "Check the repo", where)
+    if isinstance(error, DisabledRepoError):
+        return InputError(f"{repo_id} is disabled", "the Hub has closed it", "Pick another", where)
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        return _refused(hub, error, repo_id, where)
+    if isinstance(error, httpx2.HTTPError | OfflineModeIsEnabled | ConnectionError | TimeoutError | HfHubHTTPError):
+        return HubUnavailable("The Hub cannot be reached", type(error).__name__, "Try again in a minute")
+    if isinstance(error, OSError) and not isinstance(error, EntryNotFoundError):
+        return MergeError(f"{repo_id} could not be read or written", error.strerror or type(error).__name__)
+    return HubUnavailable("The Hub gave no answer that can be used", type(error).__name__, "Try again in a minute")
+
+
+def server_words(error: HfHubHTTPError) -> str:
+    """What the Hub itself said, in one bounded line."""
+    words = " ".join((error.server_message or "").split())
+    return words[:300] or (f"status {error.response.status_code}" if error.response is not None else "no answer")
+
+
+def scope_in(text: str) -> str:
+    """The scope that the Hub's refusal names, "" when it names none."""
+    match = re.search(r"missing required scopes?:?\s*([\w-]+)", text)
+    return match[1] if match else ""
+
+
+def _not_found(hub: Hub, repo_id: str, where: str) -> InputError:
+    what = f"{repo_id} does not exist, or it is private"
+    if not hub.signed_in:
+        return InputError(what, "nobody is signed in", "Check the name, or sign in to use a private model", where)
+    if hub.lacks("read-repos", "write-repos", "manage-repos"):
+        return InputError(
+            what,
+            "this sign-in may not read private repos: the scope read-repos was not granted",
+            "Check the name, or sign in again and grant read-repos",
+            where,
+        )
+    return InputError(what, "you have no access to it", "Check the name, or ask its owner for access", where)
+
+
+def _gated(hub: Hub, error: GatedRepoError, repo_id: str, where: str) -> InputError:
+    what, page = f"{repo_id} is gated", f"{hub.url}/{repo_id}"
+    if not hub.signed_in:
+        return InputError(what, "nobody is signed in", f"Sign in, and ask for access at {page}", where)
+    if scope_in(server_words(error)) or hub.lacks("gated-repos", "read-repos", "write-repos", "manage-repos"):
+        return InputError(what, "the scope gated-repos was not granted", "Sign in again and grant gated-repos", where)
+    return InputError(what, "its owner has not let you in", f"Ask for access at {page}", where)
+
+
+def _refused(hub: Hub, error: HfHubHTTPError, repo_id: str, where: str) -> MergeError:
+    status, words = error.response.status_code, server_words(error)
+    if status == 401:
+        if hub.signed_in:
+            return SignInNeeded(
+                "Your sign-in has run out", "the Hub does not accept it any more", "Sign in again", where
+            )
+        return SignInNeeded("Not signed in", f"{repo_id} is not open to everybody", "Sign in", where)
+    if status == 429:
+        return HubUnavailable("The Hub asks to slow down", words, "Try again in a few minutes")
+    if status >= 500:
+        return HubUnavailable("The Hub is at fault", words, "Try again in a minute")
+    scope = scope_in(words)
+    if scope:
+        return InputError(
+            f"The Hub refused {repo_id}",
+            f"the scope {scope} was not granted",
+            f"Sign in again and grant {scope}",
+            where,
+        )
+    if status == 403:
+        return InputError(f"The Hub refused {repo_id}", words, "Check your rights there", where)
+    return MergeError(f"The Hub refused {repo_id}", words)

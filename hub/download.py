@@ -1,0 +1,159 @@
+"""Files of pinned repos into a job's own folder: access asked first, resumed, and verified.
+
+Nothing goes through a cache that another user's job could read.
+"""
+
+import shutil
+import threading
+from collections.abc import Generator, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Any
+
+from hub.client import Hub, HubUnavailable, explained, safe_path
+from hub.repository import open_repo
+from hub.statistics import REFERENCE
+from merging.checkpoint import sha256_of
+from merging.errors import InputError, MergeError
+from merging.parent import Parent, StatisticsFact
+from merging.progress import Progress
+
+AT_ONCE = 4  # files
+TICK = 0.2  # seconds between reports
+
+
+class _Stopped(BaseException):
+    """The owner of the download closed it: unwinds the client from inside its progress hook."""
+
+
+class _Meter:
+    """Counts bytes as they arrive, over all files; the client feeds it through a tqdm class."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.stopped = False
+        self._lock = threading.Lock()
+
+    def add(self, count: float | None) -> None:
+        if self.stopped:
+            raise _Stopped
+        with self._lock:
+            self.done += int(count or 0)
+
+    def bar(self) -> type[Any]:
+        """A class that the client takes for tqdm."""
+        meter = self
+
+        class Bar:
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                self.total, self.n = kwargs.get("total"), 0
+                meter.add(kwargs.get("initial"))
+
+            def update(self, n: float | None = 1) -> None:
+                meter.add(n)
+
+            def __enter__(self) -> "Bar":
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
+            def __getattr__(self, name: str) -> Any:
+                return lambda *args, **kwargs: None
+
+        return Bar
+
+
+def fetch(hub: Hub, parent: Parent, files: Sequence[str], folder: Path) -> Generator[Progress, None, None]:
+    """Download `files` of a pinned parent into `folder`; what is there and right already is kept.
+
+    Asks for access again with this token first. Sizes come from `parent.files`, hashes from `parent.weights`;
+    a file that arrives wrong twice is a HubUnavailable. Closing the generator stops it, and the next call goes on.
+    """
+    yield from _download(
+        hub,
+        parent.model,
+        parent.revision,
+        {name: (parent.files.get(name, -1), parent.weights.get(name, "")) for name in files},
+        folder,
+    )
+
+
+def fetch_statistics(hub: Hub, fact: StatisticsFact, path: Path) -> Generator[Progress, None, None]:
+    """Bring a pinned statistics file to `path`, from the Hub or from this machine. Its values are not looked at."""
+    if path.is_file() and fact.sha256 and sha256_of(path) == fact.sha256:
+        yield Progress("fetch", fact.nbytes, fact.nbytes, message=fact.source)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    match = REFERENCE.fullmatch(fact.source)
+    if match is None or fact.source.startswith(("/", "./", "../", "~")):
+        shutil.copyfile(Path(fact.source).expanduser(), path)
+        yield Progress("fetch", fact.nbytes, fact.nbytes, message=fact.source)
+        return
+    draft = path.with_name(path.name + ".download")
+    yield from _download(hub, match["repo"], match["revision"], {match["path"]: (fact.nbytes, fact.sha256)}, draft)
+    (draft / match["path"]).replace(path)
+    shutil.rmtree(draft)
+
+
+def _download(
+    hub: Hub, repo_id: str, revision: str, files: dict[str, tuple[int, str]], folder: Path
+) -> Generator[Progress, None, None]:
+    for name in files:
+        if not safe_path(name):
+            raise InputError(f"{repo_id} has a file name that cannot be used", "", "Pick another model")
+    repo = open_repo(hub, repo_id, revision)
+    if repo.sha != revision:
+        raise InputError(f"{repo_id}@{revision[:40]} is not pinned", "a commit is needed", "Resolve the recipe first")
+    folder.mkdir(parents=True, exist_ok=True)
+    total = sum(max(0, size) for size, _ in files.values())
+    meter = _Meter()
+    present = [name for name, facts in files.items() if _right(folder / name, facts)]
+    kept = sum(files[name][0] for name in present)
+    yield Progress("fetch", kept, total, message=repo_id)
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
+        left = {
+            pool.submit(_one, hub, repo_id, revision, name, files[name], folder, meter)
+            for name in files
+            if name not in present
+        }
+        while left:
+            done, left = wait(left, timeout=TICK, return_when=FIRST_COMPLETED)
+            for future in done:
+                future.result()
+            yield Progress("fetch", min(total, kept + meter.done), total, message=repo_id)
+    finally:
+        meter.stopped = True
+        pool.shutdown(wait=True, cancel_futures=True)
+    shutil.rmtree(folder / ".cache", ignore_errors=True)
+    yield Progress("fetch", total, total, message=repo_id)
+
+
+def _one(hub: Hub, repo_id: str, revision: str, name: str, facts: tuple[int, str], folder: Path, meter: _Meter) -> None:
+    for attempt in range(2):
+        with explained(hub, repo_id, revision=revision):
+            hub.api.hf_hub_download(
+                repo_id,
+                name,
+                revision=revision,
+                local_dir=folder,
+                cache_dir=folder / ".cache" / "hub",
+                force_download=attempt > 0,
+                tqdm_class=meter.bar(),
+            )
+        if _right(folder / name, facts):
+            return
+        (folder / name).unlink(missing_ok=True)
+    raise HubUnavailable(f"{repo_id}: {name} arrived damaged twice", "its size or SHA-256 is wrong", "Try again later")
+
+
+def _right(path: Path, facts: tuple[int, str]) -> bool:
+    """Whether a file is there with the size and, where it is known, the SHA-256 that the Hub lists."""
+    size, sha256 = facts
+    if not path.is_file() or path.is_symlink() or (size >= 0 and path.stat().st_size != size):
+        return False
+    try:
+        return not sha256 or sha256_of(path) == sha256
+    except OSError as error:
+        raise MergeError(f"{path.name} cannot be read", error.strerror or "") from None

@@ -1,0 +1,224 @@
+"""Publishing a finished folder as a new repo: nothing before everything is there, nothing of the user's touched.
+
+    1 look       every file is there, none is code or a pickle; the name is free, or the repo is ours
+    2 intend     what is about to be made is written to `intent.json` beside the folder, and synced
+    3 create     the repo, which the Hub gives one initial commit
+    4 upload     large bodies, each distinct one once; a repo without a commit of ours still shows nothing
+    5 commit     everything at once, on top of the initial commit and of no other
+
+Killed at any point and called again it goes on from there, and publishes once. A repo is ours when a commit in
+it carries the job's id, or when the intent was recorded while the name was free and the repo holds nothing but
+its initial commit. Nothing is ever deleted or overwritten: an unknown repo is a refusal.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+
+from hub.client import Hub, SignInNeeded, explain, explained, safe_path, server_words
+from hub.identity import raise_unless_writable, whoami
+from hub.resolve import repo_exists, taken
+from merging.checkpoint import PICKLES
+from merging.errors import InputError, MergeError
+from merging.recipe import valid_repo_id
+
+INTENT = "intent.json"
+JOB_LINE = "Merge-Job: "  # in the description of the commit
+CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".sh", ".exe", ".ipynb", ".zip", ".jar")
+CODE_KEYS = ("auto_map", "custom_pipelines")
+JSON_LIMIT = 5_000_000  # bytes of a JSON file that is searched for class paths
+
+
+@dataclass(frozen=True)
+class Published:
+    """A result on the Hub."""
+
+    repo_id: str
+    url: str
+    commit: str  # sha
+
+    def as_dict(self) -> dict[str, str]:
+        """Plain data."""
+        return asdict(self)
+
+
+class PublishFailed(MergeError):
+    """The result is whole and kept, but the Hub did not take it: publish again later."""
+
+
+@dataclass(frozen=True)
+class _Repo:
+    """A repo as it stands before our commit."""
+
+    head: str  # sha
+    private: bool
+    ours: str  # sha of the commit that carries the job's id, "" when there is none
+    pristine: bool  # nothing but the initial commit
+
+
+def publish(
+    hub: Hub,
+    folder: Path,
+    repo_id: str,
+    *,
+    private: bool,
+    job_id: str,
+    message: str = "Merged model",
+) -> Published:
+    """Publish every file of `folder` as the new repo `repo_id`, in one commit beyond the initial one.
+
+    `job_id` is what a second call recognises the work of the first by. Raises InputError when the folder or the
+    name cannot be used (nothing was made then), SignInNeeded when the token has run out, HubUnavailable, and
+    PublishFailed when the Hub refuses after the repo was made; all but the first may be tried again.
+    """
+    files = publishable(folder)
+    where = "output.repo_id"
+    if not valid_repo_id(repo_id):
+        raise InputError(f"{repo_id} is not a valid name", "", "Use letters, digits, '-', '_' and '.'", where)
+    if "\n" in job_id or not job_id:
+        raise ValueError("a job id is one line")
+    raise_unless_writable(whoami(hub), repo_id.partition("/")[0], where)
+    intent = folder.parent / INTENT
+    mine = {"job_id": job_id, "repo_id": repo_id, "private": private}
+    intended = _read_intent(intent) == mine
+    repo = _look(hub, repo_id, job_id)
+    if repo is None:
+        _write_intent(intent, mine)
+        _create(hub, repo_id, private, intent)
+        repo = _look(hub, repo_id, job_id)
+        if repo is None:
+            raise PublishFailed(f"{repo_id} cannot be seen", "it was just made", "The result is kept: publish again")
+    elif not repo.ours and not (intended and repo.pristine):
+        raise InputError.of([taken(repo_id)])
+    if repo.ours:
+        return _published(hub, repo_id, repo.ours)
+    if private and not repo.private:
+        raise InputError(f"{repo_id} is public", "this result is to be private", "Make that repo private", where)
+    return _published(hub, repo_id, _commit(hub, folder, files, repo_id, repo, job_id, message))
+
+
+def publishable(folder: Path) -> tuple[str, ...]:
+    """The files that will be published, as paths in the repo, sorted. Hidden ones are ours and stay here.
+
+    Raises InputError for code, pickles, links, class paths, unfinished shards, and for a folder that is no model.
+    """
+    names = []
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if any(part.startswith(".") for part in name.split("/")) or path.is_dir():
+            continue
+        if path.is_symlink() or not path.is_file() or not safe_path(name):
+            raise InputError(f"{name} cannot be published", "it is not a plain file", "Remove it")
+        if path.suffix in (*CODE, *PICKLES):
+            raise InputError(f"{name} cannot be published", "it is code or can run code when loaded", "Remove it")
+        if path.suffix == ".partial":
+            raise InputError(f"{name} is not finished", "the merge has not ended", "Merge again")
+        if path.suffix == ".json" and path.name not in ("tokenizer.json", "vocab.json"):
+            _refuse_class_paths(path, name)
+        names.append(name)
+    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+        raise InputError(f"{folder} is no model", "config.json or the weights are missing", "Merge again")
+    return tuple(names)
+
+
+def _refuse_class_paths(path: Path, name: str) -> None:
+    try:
+        if path.stat().st_size > JSON_LIMIT and not name.endswith(".index.json"):
+            raise InputError(f"{name} cannot be published", f"it has more than {JSON_LIMIT:,} bytes", "Remove it")
+        data = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        raise InputError(f"{name} cannot be published", "it is not JSON", "Remove it") from None
+    found = [key for key in CODE_KEYS if isinstance(data, dict) and key in data]
+    if found:
+        raise InputError(f"{name} cannot be published", f"its {found[0]} names code to run", "Remove that key")
+
+
+def _look(hub: Hub, repo_id: str, job_id: str) -> _Repo | None:
+    """The repo as it is now, None when there is none."""
+    with explained(hub, repo_id, "output.repo_id"):
+        try:
+            info = hub.api.model_info(repo_id)
+            commits = hub.api.list_repo_commits(repo_id)
+        except RepositoryNotFoundError:
+            if repo_exists(hub, repo_id, "output.repo_id"):  # gated: somebody set it up, so it is not ours
+                raise InputError.of([taken(repo_id)]) from None
+            return None
+    ours = [commit.commit_id for commit in commits if f"{JOB_LINE}{job_id}" in commit.message.splitlines()]
+    files = {sibling.rfilename for sibling in info.siblings or []}
+    pristine = len(commits) == 1 and files <= {".gitattributes"}
+    assert info.sha is not None
+    return _Repo(info.sha, bool(info.private), ours[-1] if ours else "", pristine)
+
+
+def _create(hub: Hub, repo_id: str, private: bool, intent: Path) -> None:
+    try:
+        hub.api.create_repo(repo_id, private=private, exist_ok=False)
+    except HfHubHTTPError as error:
+        if error.response is not None and error.response.status_code == 409:
+            intent.unlink()  # somebody else was first: this repo is not ours
+            raise InputError.of([taken(repo_id)]) from None
+        raise explain(hub, error, repo_id, "output.repo_id") from None
+
+
+def _commit(hub: Hub, folder: Path, files: Sequence[str], repo_id: str, repo: _Repo, job_id: str, message: str) -> str:
+    """Upload and commit; the sha. After an error the commit may be there all the same: then it is ours."""
+    try:
+        operations = [CommitOperationAdd(name, folder / name) for name in files]
+        distinct = {operation.upload_info.sha256: operation for operation in operations}
+        hub.api.preupload_lfs_files(repo_id, distinct.values(), free_memory=False)
+        return hub.api.create_commit(
+            repo_id,
+            operations,
+            commit_message=message,
+            commit_description=f"{JOB_LINE}{job_id}",
+            parent_commit=repo.head,
+        ).oid
+    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+        again = _look(hub, repo_id, job_id)
+        if again is not None and again.ours:
+            return again.ours
+        raise _failed(hub, error, repo_id, again) from None
+
+
+def _failed(hub: Hub, error: Exception, repo_id: str, repo: _Repo | None) -> MergeError:
+    """Why publishing ended, and how things stand."""
+    if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code == 401:
+        return SignInNeeded(
+            "Your sign-in has run out", "the result is kept and waits to be published", "Sign in again and publish"
+        )
+    words = server_words(error) if isinstance(error, HfHubHTTPError) else str(explain(hub, error, repo_id).problem.what)
+    state = f"{repo_id} exists and is empty" if repo is None or repo.pristine else f"{repo_id} has been changed since"
+    return PublishFailed(f"{repo_id} could not be published", words, f"The result is kept and {state}: publish again")
+
+
+def _published(hub: Hub, repo_id: str, commit: str) -> Published:
+    return Published(repo_id, f"{hub.url}/{repo_id}", commit)
+
+
+def _read_intent(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def _write_intent(path: Path, intent: dict[str, Any]) -> None:
+    """On disk before anything is made, whole or not at all."""
+    draft = path.with_suffix(".draft")
+    with draft.open("w") as file:
+        json.dump(intent, file)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

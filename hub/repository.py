@@ -1,0 +1,130 @@
+"""One model repo at one commit, as its reader sees it: files, sizes, hashes, headers. Never a weight byte."""
+
+import json
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from hub.client import Hub, explained, read_bytes, safe_path
+from merging.checkpoint import (
+    INDEX_LIMIT,
+    PICKLES,
+    WEIGHT_FILE,
+    WEIGHT_INDEX,
+    Header,
+    header_length,
+    index_files,
+    no_safetensors,
+    parse_header,
+)
+from merging.errors import InputError
+
+FILES_LIMIT = 20_000
+CONFIG_LIMIT = 5_000_000  # bytes
+THREADS = 8  # requests at a time for the headers of one model
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """What the Hub lists of a file. `sha256` is known of large files alone; `blob_id` is git's."""
+
+    size: int
+    sha256: str = ""
+    blob_id: str = ""
+
+
+@dataclass(frozen=True)
+class RemoteRepo:
+    """A model repo pinned to a commit, after the Hub has said that this person may read it."""
+
+    repo_id: str  # as the Hub spells it, also after a rename
+    sha: str
+    files: Mapping[str, RemoteFile]
+    license: str = ""
+    private: bool = False
+    gated: bool = False
+
+
+def open_repo(hub: Hub, repo_id: str, revision: str | None = None, where: str = "") -> RemoteRepo:
+    """Ask the Hub, with this person's own token, whether the repo may be read, and what is in it.
+
+    Raises InputError (missing, private, gated, no such revision, hostile paths), SignInNeeded or HubUnavailable.
+    """
+    with explained(hub, repo_id, where, revision=revision), ThreadPoolExecutor(2) as pool:
+        access = pool.submit(hub.api.auth_check, repo_id)  # a gated repo shows its metadata to everybody
+        listing = pool.submit(hub.api.model_info, repo_id, revision=revision, files_metadata=True)
+        access.result()
+        info = listing.result()
+    files: dict[str, RemoteFile] = {}
+    for sibling in info.siblings or []:
+        if not safe_path(sibling.rfilename) or len(files) >= FILES_LIMIT:
+            raise InputError(f"{repo_id} has a file name that cannot be used", "", "Pick another model", where)
+        sha256 = sibling.lfs.sha256 if sibling.lfs else ""
+        files[sibling.rfilename] = RemoteFile(sibling.size or 0, sha256, sibling.blob_id or "")
+    assert info.sha is not None
+    named = info.card_data.get("license") if info.card_data else None
+    licence = named[0] if isinstance(named, list) and named else named
+    return RemoteRepo(
+        repo_id=info.id,
+        sha=info.sha,
+        files=files,
+        license=licence[:100] if isinstance(licence, str) else "",
+        private=bool(info.private),
+        gated=bool(info.gated),
+    )
+
+
+def read_small(hub: Hub, repo: RemoteRepo, name: str, limit: int, where: str = "") -> bytes:
+    """A small file into memory; refused when the listing or the body itself is longer than `limit` bytes."""
+    size = repo.files[name].size
+    if size > limit:
+        raise InputError(
+            f"{repo.repo_id}: {name} is too large", f"{size:,} bytes, at most {limit:,} are read", "Check it", where
+        )
+    with explained(hub, repo.repo_id, where):
+        return read_bytes(hub, repo.repo_id, name, repo.sha, limit=limit)
+
+
+def read_config(hub: Hub, repo: RemoteRepo, where: str = "") -> dict[str, Any]:
+    """config.json, refused when it is missing, too large or not a JSON object."""
+    if "config.json" not in repo.files:
+        raise InputError(f"{repo.repo_id} has no config.json", "it says what the tensors are", "Pick another", where)
+    try:
+        config = json.loads(read_small(hub, repo, "config.json", CONFIG_LIMIT, where))
+    except (ValueError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
+        raise InputError(f"{repo.repo_id} has a broken config.json", "it is not a JSON object", "Mend it", where)
+    return config
+
+
+def weight_names(hub: Hub, repo: RemoteRepo, where: str = "") -> tuple[str, ...]:
+    """The safetensors files that hold the model. Raises InputError for pickles and for missing shards."""
+    if WEIGHT_FILE in repo.files:
+        return (WEIGHT_FILE,)
+    if WEIGHT_INDEX not in repo.files:
+        raise no_safetensors(repo.repo_id, sorted(n for n in repo.files if n.endswith(PICKLES)), where)
+    names = index_files(read_small(hub, repo, WEIGHT_INDEX, INDEX_LIMIT, where), repo.repo_id)
+    for name in names:
+        if name not in repo.files:
+            raise InputError(f"{repo.repo_id}: {name} is missing", "its index names it", "Ask its owner", where)
+    return names
+
+
+def read_header(hub: Hub, repo: RemoteRepo, name: str, where: str = "") -> Header:
+    """The header of a remote safetensors file: 8 bytes, then exactly the header, nothing of the tensors."""
+    size = repo.files[name].size
+    label = f"{repo.repo_id}: {name}"
+    with explained(hub, repo.repo_id, where):
+        head = read_bytes(hub, repo.repo_id, name, repo.sha, start=0, stop=min(8, size)) if size else b""
+        length = header_length(head, size, label)
+        head += read_bytes(hub, repo.repo_id, name, repo.sha, start=8, stop=8 + length) if length else b""
+    return parse_header(head, size, label)
+
+
+def read_headers(hub: Hub, repo: RemoteRepo, names: tuple[str, ...], where: str = "") -> dict[str, Header]:
+    """The headers of several files at once."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        headers = pool.map(lambda name: read_header(hub, repo, name, where), names)
+        return dict(zip(names, headers, strict=True))
