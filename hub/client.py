@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Literal
 
 import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub import HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.errors import (
     DisabledRepoError,
     EntryNotFoundError,
@@ -78,6 +78,11 @@ class Hub:
     def lacks(self, *scopes: str) -> bool:
         """True when the sign-in is known to carry none of these scopes."""
         return self.scopes is not None and not self.scopes & set(scopes)
+
+
+def hub_of_this_machine() -> Hub:
+    """The Hub as the owner of this machine's own token sees it (`hf auth login` or HF_TOKEN), else as anybody."""
+    return Hub(None, get_token() or False)
 
 
 def safe_path(path: str) -> bool:

@@ -1,0 +1,261 @@
+"""The main job on real input, on this machine alone: `python -m demo [--once]`, or `make demo`.
+
+Starts a Hub on loopback, fine-tunes three classifiers once, publishes them with their statistics, has RegMean
+merge them by the real job service, prints a table and a link, and leaves the page open. Models, statistics and
+the Hub's content are kept in `.demo/`; the merge is done anew each time. Your own Hub token, cache and settings
+are not touched.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from demo.loopback_hub import LoopbackHub
+from demo.train import SKILLS, read_rows, train_skills
+from merging.progress import Progress
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".demo"
+HUB_PORT, PAGE_PORT = 7861, 7860  # the demo's own; any other free one when they are taken
+USER = "demo"
+EXAMPLES = 600  # texts a model for Gram matrices
+FISHER_EXAMPLES = 150  # a backward pass for each class of each text
+Result = TypeVar("Result")
+
+
+def run_demo(*, once: bool = False, seed: int = 0) -> int:
+    """The whole demo; ends after the link with `once`, else when interrupted."""
+    began = time.monotonic()
+    HOME.mkdir(exist_ok=True)
+    models = follow(train_skills(HOME / f"models-{seed}", seed=seed))
+    with LoopbackHub(HOME / "hub", port=_free(HUB_PORT)) as server:
+        server.add_user(USER)
+        token = server.add_token(USER)
+        environment = _environment(server.url, token)
+        os.environ.update(environment)
+        statistics = [collect(model) for model in models]
+        publish_parents(server.url, token, models, statistics)
+        service = _start_service(once)
+        try:
+            url, recipe_link = submit_and_wait(server.url, token)
+            baselines = merge_baselines(models, statistics)
+            print_table(models, {**baselines, "RegMean": download(url, server.url, token)})
+            print(f"\nMerged by a job in {time.monotonic() - began:.0f} s all told: {url}")
+            if not once:
+                page = f"http://127.0.0.1:{os.environ['MERGE_PORT']}/?recipe={recipe_link}"
+                print(f"The page, with the form filled: {page}\nCtrl-C ends the demo.", flush=True)
+                service.wait()
+        except KeyboardInterrupt:
+            print("\nEnded.")
+        finally:
+            _stop(service)
+    return 0
+
+
+def collect(model: Path) -> dict[str, Path]:
+    """Gram and Fisher statistics of a model from its training texts, once."""
+    from merging.calibrate import collect as run
+
+    texts = [text for text, _ in read_rows(_skill(model), "train")]
+    paths = {}
+    for kind, examples in (("gram", EXAMPLES), ("fisher", FISHER_EXAMPLES)):
+        path = paths[kind] = HOME / "statistics" / f"{model.parent.name}-{model.name}-{kind}.safetensors"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            options: dict[str, Any] = {"examples": examples, "max_length": 64, "batch_size": 16, "seed": 0}
+            follow(run(kind, model, texts, path, model=f"{USER}/{model.name}", dataset="demo/data/skills", **options))
+    return paths
+
+
+def publish_parents(endpoint: str, token: str, models: Sequence[Path], statistics: Sequence[dict[str, Path]]) -> None:
+    """The parents and their statistics on the loopback Hub, through the real client, once."""
+    from hub.client import Hub
+    from hub.statistics import publish_statistics
+
+    hub = Hub(endpoint, token)
+    for model, files in zip(models, statistics, strict=True):
+        repo_id = f"{USER}/{model.name}"
+        if not hub.api.repo_exists(repo_id):
+            say(f"Publishing {repo_id} and its statistics")
+            hub.api.create_repo(repo_id, exist_ok=True)
+            (model / "README.md").write_text(_parent_card(_skill(model)))
+            hub.api.upload_folder(repo_id=repo_id, folder_path=model, commit_message="A fine-tune of MiniLM")
+            publish_statistics(hub, repo_id, files, private=False)
+
+
+def submit_and_wait(endpoint: str, token: str) -> tuple[str, str]:
+    """One RegMean merge through the job service. Returns the repo's address and the recipe for a link."""
+    from hub.client import Hub
+    from jobs.service import JobService
+    from merging.recipe import recipe_from_dict
+    from settings import Settings
+
+    hub, service = Hub(endpoint, token), JobService(Settings())
+    number = 1
+    while hub.api.repo_exists(f"{USER}/skills-regmean-{number}"):
+        number += 1
+    recipe = recipe_from_dict(
+        {
+            "merge_method": "regmean",
+            "models": [{"model": f"{USER}/minilm-{skill}"} for skill in SKILLS],
+            "output": {"repo_id": f"{USER}/skills-regmean-{number}"},
+        }
+    )
+    job = service.submit(recipe, hub)
+    say(f"Job {job.id}: RegMean of {', '.join(job.models)}")
+    stage = ""
+    while not job.ended:
+        time.sleep(0.3)
+        job = service.get(job.id, USER)
+        if job.stage != stage:
+            stage = job.stage
+            say(f"  {stage}")
+    service.close()
+    if job.status != "done":
+        raise SystemExit(f"The job {job.status}: {job.error}")
+    return job.url, recipe.to_link()
+
+
+def merge_baselines(models: Sequence[Path], statistics: Sequence[dict[str, Path]]) -> dict[str, list[Path]]:
+    """The same three merged by average and by Fisher, on this machine: method -> a folder for each skill."""
+    from merging.checkpoint import open_parent
+    from merging.engine import merge
+    from merging.plan import make_plan
+    from merging.recipe import recipe_from_dict
+    from merging.statistics import Statistics
+
+    folders = {}
+    for method in ("average", "fisher"):
+        out = HOME / "baselines" / method
+        shutil.rmtree(out, ignore_errors=True)
+        wish = {"merge_method": method, "models": [{"model": str(model)} for model in models]}
+        recipe = recipe_from_dict(wish)
+        files = [{kind: Statistics(path) for kind, path in paths.items()} for paths in statistics]
+        parents = [
+            _with_statistics(open_parent(str(model), model), opened)
+            for model, opened in zip(models, files, strict=True)
+        ]
+        follow(merge(make_plan(recipe, parents), parents, out, statistics=files))
+        folders[recipe.method.title] = [out / task for task in recipe.tasks]
+    return folders
+
+
+def download(url: str, endpoint: str, token: str) -> list[Path]:
+    """The published repo, as anyone would fetch it: a folder for each skill."""
+    from huggingface_hub import snapshot_download
+
+    repo_id = url.removeprefix(endpoint).strip("/")
+    target = HOME / "published"
+    shutil.rmtree(target, ignore_errors=True)
+    snapshot_download(repo_id, local_dir=target, endpoint=endpoint, token=token)
+    return [target / skill for skill in SKILLS]
+
+
+def print_table(models: Sequence[Path], merges: dict[str, list[Path]]) -> None:
+    """Accuracy on the test texts of each skill."""
+    from merging.evaluate import accuracy
+
+    rows = {"each on its own": list(models)} | merges
+    print(f"\n{'accuracy on test texts, %':26}{'mean':>8}" + "".join(f"{skill:>12}" for skill in SKILLS))
+    for name, folders in rows.items():
+        scores = [
+            100 * accuracy(folder, read_rows(skill, "test"), batch_size=32, max_length=64).accuracy
+            for folder, skill in zip(folders, SKILLS, strict=True)
+        ]
+        print(f"{name:26}{sum(scores) / len(scores):8.1f}" + "".join(f"{score:12.1f}" for score in scores), flush=True)
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def follow(work: Generator[Progress, None, Result]) -> Result:
+    """The result of some work, its progress told every few seconds."""
+    told = time.monotonic()
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        if time.monotonic() - told > 3:
+            told = time.monotonic()
+            say(f"  {progress.stage} {progress.fraction:.0%} {progress.message}")
+
+
+def _environment(endpoint: str, token: str) -> dict[str, str]:
+    """Variables of the demo's own Hub, home and page: nothing of the user's."""
+    return {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(HOME / "hf"),
+        "HF_TOKEN": token,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "MERGE_HOME": str(HOME / "home"),
+        "MERGE_PORT": str(_free(PAGE_PORT)),
+        "NO_PROXY": "127.0.0.1,localhost",
+    }
+
+
+def _start_service(once: bool) -> "subprocess.Popen[bytes]":
+    """The page with its worker, or the worker alone when nobody will look at the page."""
+    command = [sys.executable, "cli.py", "worker"] if once else [sys.executable, "app.py"]
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+
+
+def _stop(service: "subprocess.Popen[bytes]") -> None:
+    service.send_signal(signal.SIGTERM)
+    try:
+        service.wait(15)
+    except subprocess.TimeoutExpired:
+        os.killpg(service.pid, signal.SIGKILL)
+
+
+def _free(port: int) -> int:
+    """The port, or a free one when it is taken."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _skill(model: Path) -> str:
+    return model.name.removeprefix("minilm-")
+
+
+def _with_statistics(parent: Any, files: dict[str, Any]) -> Any:
+    from dataclasses import replace
+
+    return replace(parent, statistics={kind: file.fact for kind, file in files.items()})
+
+
+def _parent_card(skill: str) -> str:
+    facts = json.dumps({"license": "apache-2.0", "pipeline_tag": "text-classification", "library_name": "transformers"})
+    return f"---\n{facts}\n---\n# MiniLM for {skill}\n\nFine-tuned for the demo of Merge My Models.\n"
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--once", action="store_true", help="end after the link")
+    parser.add_argument("--seed", type=int, default=0, help="of the training")
+    options = parser.parse_args()
+    return run_demo(once=options.once, seed=options.seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
