@@ -66,12 +66,19 @@ def pipeline_tag(architecture: str) -> str:
 
 
 def render_card(
-    recipe: Recipe, parents: Sequence[Parent], report: Report, *, repo_id: str, service_url: str = ""
+    recipe: Recipe,
+    parents: Sequence[Parent],
+    report: Report | Mapping[str, Any],
+    *,
+    repo_id: str,
+    service_url: str = "",
 ) -> str:
     """The README.md of the merged repo: what it is, from what, by what, and how to load it.
 
-    `recipe` is the pinned one. `service_url` is the address of this service, without which no link back is made.
+    `recipe` is the pinned one, `report` the engine's (or its `as_dict`). `service_url` is the address of this
+    service, without which no link back is made.
     """
+    report = report.as_dict() if isinstance(report, Report) else report
     heads = _tasks(recipe, report)
     tag = pipeline_tag(parents[0].architecture)
     blocks = [
@@ -103,9 +110,9 @@ def _metadata(recipe: Recipe, parents: Sequence[Parent], tag: str) -> dict[str, 
     return data
 
 
-def _tasks(recipe: Recipe, report: Report) -> tuple[str, ...]:
+def _tasks(recipe: Recipe, report: Mapping[str, Any]) -> tuple[str, ...]:
     """The tasks that have a folder of their own, in the recipe's order; none when there is one model."""
-    folders = {path.partition("/")[0] for path in report.files if "/" in path}
+    folders = {path.partition("/")[0] for path in report["files"] if "/" in path}
     return tuple(task for task in recipe.tasks if task in folders)
 
 
@@ -160,20 +167,20 @@ def _loading(repo_id: str, heads: Sequence[str], tag: str) -> str:
     )
 
 
-def _facts(report: Report) -> str:
+def _facts(report: Mapping[str, Any]) -> str:
     lines = [
         "## How it was made",
         "",
-        f"{report.parameters:,} parameters, merged in {report.seconds:.0f} s on {code(report.device)} "
-        f"({code(report.cpu)}, torch {code(report.torch)}).",
+        f"{report['parameters']:,} parameters, merged in {report['seconds']:.0f} s on {code(report['device'])} "
+        f"({code(report['cpu'])}, torch {code(report['torch'])}).",
     ]
-    lines += [f"- {escape(note, 500)}" for note in report.notes]
-    if report.fallbacks:
-        shown = list(report.fallbacks.items())[:FALLBACKS_SHOWN]
-        lines += ["", f"The method did not apply to {len(report.fallbacks)} tensors, which were averaged:", ""]
-        lines += [f"- {code(name)}: {escape(reason)}" for name, reason in shown]
-        if len(report.fallbacks) > len(shown):
-            lines.append(f"- and {len(report.fallbacks) - len(shown)} more")
+    lines += [f"- {escape(note, 500)}" for note in report["notes"]]
+    fallbacks = list(report["fallbacks"].items())
+    if fallbacks:
+        lines += ["", f"The method did not apply to {len(fallbacks)} tensors, which were averaged:", ""]
+        lines += [f"- {code(name)}: {escape(reason)}" for name, reason in fallbacks[:FALLBACKS_SHOWN]]
+        if len(fallbacks) > FALLBACKS_SHOWN:
+            lines.append(f"- and {len(fallbacks) - FALLBACKS_SHOWN} more")
     return "\n".join(lines)
 
 

@@ -79,19 +79,22 @@ def fetch(hub: Hub, parent: Parent, files: Sequence[str], folder: Path) -> Gener
     )
 
 
-def fetch_statistics(hub: Hub, fact: StatisticsFact, path: Path) -> Generator[Progress, None, None]:
-    """Bring a pinned statistics file to `path`, from the Hub or from this machine. Its values are not looked at."""
+def fetch_statistics(hub: Hub, fact: StatisticsFact, path: Path) -> None:
+    """Bring a pinned statistics file to `path`, from the Hub or from this machine. Its values are not looked at.
+
+    Access is asked for first, size and SHA-256 are checked, and a right file that is there already is kept.
+    """
     if path.is_file() and fact.sha256 and sha256_of(path) == fact.sha256:
-        yield Progress("fetch", fact.nbytes, fact.nbytes, message=fact.source)
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     match = REFERENCE.fullmatch(fact.source)
     if match is None or fact.source.startswith(("/", "./", "../", "~")):
         shutil.copyfile(Path(fact.source).expanduser(), path)
-        yield Progress("fetch", fact.nbytes, fact.nbytes, message=fact.source)
         return
     draft = path.with_name(path.name + ".download")
-    yield from _download(hub, match["repo"], match["revision"], {match["path"]: (fact.nbytes, fact.sha256)}, draft)
+    files = {match["path"]: (fact.nbytes, fact.sha256)}
+    for _ in _download(hub, match["repo"], match["revision"], files, draft):
+        pass
     (draft / match["path"]).replace(path)
     shutil.rmtree(draft)
 

@@ -31,15 +31,10 @@ class Identity:
         return not self.by_oauth or bool(self.organisations) or "read-memberships" in (self.scopes or ())
 
 
-def require_signed_in(hub: Hub) -> None:
-    """Raise SignInNeeded when there is no token."""
+def require_signed_in(hub: Hub) -> Identity:
+    """The owner of the token. Raises SignInNeeded without one, or when it has run out."""
     if not hub.signed_in:
         raise SignInNeeded("Not signed in", "a merge is published under your own name", "Sign in first")
-
-
-def whoami(hub: Hub) -> Identity:
-    """The owner of the token. Raises SignInNeeded without one, or when it has run out."""
-    require_signed_in(hub)
     with explained(hub, "your account"):
         facts = hub.api.whoami(cache=False)
     auth: dict[str, Any] = facts.get("auth") or {}
@@ -54,6 +49,9 @@ def whoami(hub: Hub) -> Identity:
         read_only=token.get("role") == "read",
         by_oauth="accessToken" not in auth,
     )
+
+
+whoami = require_signed_in  # whoever asks who somebody is needs them signed in
 
 
 def writing_problem(identity: Identity, owner: str, where: str) -> Problem | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from hub.client import Hub, HubUnavailable, explained
+from hub.datasets import is_local
 from hub.identity import whoami, writing_problem
 from hub.repository import RemoteRepo, open_repo, read_config, read_headers, read_small, weight_names
 from hub.statistics import FoundStatistics, belongs, find_statistics, local_statistics, named_statistics
@@ -96,12 +97,11 @@ def resolve(hub: Hub, recipe: Recipe, *, folders_allowed: bool = False) -> Resol
     return Resolved(pinned, found, (*problems, *more, *_visibility(recipe, found)))
 
 
-def result_is_private(recipe: Recipe, parents: Mapping[int, Parent] | tuple[Parent, ...]) -> bool:
+def result_is_private(recipe: Recipe, parents: Sequence[Parent]) -> bool:
     """Whether the merged repo is private: as the recipe says, else when a parent is private or gated."""
     if recipe.output.private is not None:
         return recipe.output.private
-    values = parents.values() if isinstance(parents, Mapping) else parents
-    return any(parent.restricted for parent in values)
+    return any(parent.restricted for parent in parents)
 
 
 def check_output(hub: Hub, recipe: Recipe) -> list[Problem]:
@@ -149,10 +149,18 @@ def _problems(error: MergeError) -> tuple[Problem, ...]:
 def _see(question: _Question) -> _Seen:
     """One model from its headers. Raises InputError with the field at fault."""
     try:
+        _refuse_local_text(question)
         return _see_folder(question) if question.entry.is_folder else _see_repo(question)
     except InputError as error:
         located = [Problem(p.what, p.why, p.fix, p.where or question.where, p.severity) for p in error.problems]
         raise type(error).of(located) from None
+
+
+def _refuse_local_text(question: _Question) -> None:
+    wish = question.entry.calibration
+    if wish is not None and is_local(wish.data) and not question.folders_allowed:
+        where = f"{question.where.removesuffix('model')}calibration.data"
+        raise InputError(f"{wish.data} is a file", "only datasets of the Hub can be used", "Name owner/dataset", where)
 
 
 def _see_folder(question: _Question) -> _Seen:
