@@ -1,0 +1,126 @@
+"""What the pages and the public API ask of the floors below, with the answers that many may share."""
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import gradio as gr
+
+from hub.client import Hub
+from hub.identity import Identity, whoami
+from hub.merged import MergedModel, read_merged
+from jobs.job import Job
+from jobs.service import JobService, Preview
+from merging.errors import InputError
+from merging.recipe import Recipe
+from ui.security import Access
+
+T = TypeVar("T")
+
+
+class Recent:
+    """Answers that stay good for some seconds. Keys hold hashes of tokens, never tokens."""
+
+    def __init__(self, seconds: float, most: int = 256) -> None:
+        self._seconds, self._most = seconds, most
+        self._kept: OrderedDict[Any, tuple[float, Any]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, key: Any, ask: Callable[[], T]) -> T:
+        """The kept answer, or a new one."""
+        with self._lock:
+            when, answer = self._kept.get(key, (0.0, None))
+        if when and time.monotonic() - when < self._seconds:
+            return answer  # type: ignore[no-any-return]
+        fresh = ask()
+        with self._lock:
+            self._kept[key] = (time.monotonic(), fresh)
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return fresh
+
+
+def who(hub: Hub) -> str:
+    """A key for one person's answers."""
+    return hashlib.sha256(f"{hub.url}\0{hub.token}".encode()).hexdigest()
+
+
+@dataclass
+class Desk:
+    """The service behind the pages, and how people are known to it."""
+
+    service: JobService
+    access: Access
+    public_url: str = ""  # absolute address of this service, "" to use that of the request
+    _identities: Recent = field(default_factory=lambda: Recent(60.0))
+    _jobs: Recent = field(default_factory=lambda: Recent(0.8))
+    _workers: Recent = field(default_factory=lambda: Recent(5.0))
+    _previews: Recent = field(default_factory=lambda: Recent(20.0, 64))
+
+    def hub(self, token: gr.OAuthToken | None, request: gr.Request | None) -> Hub:
+        """The Hub as the asking person sees it."""
+        return self.access.hub(token, request)
+
+    def identity(self, hub: Hub) -> Identity:
+        """Who is signed in, asked of the Hub. Raises SignInNeeded."""
+        if not hub.signed_in:
+            return whoami(hub)
+        return self._identities.get(who(hub), lambda: whoami(hub))
+
+    def identity_or_none(self, hub: Hub) -> Identity | None:
+        """Who is signed in, None when nobody is or the sign-in has run out."""
+        try:
+            return self.identity(hub)
+        except InputError:
+            return None
+
+    def base_url(self, request: gr.Request | None) -> str:
+        """The absolute address of this service, without a final slash."""
+        if self.public_url or request is None:
+            return self.public_url.rstrip("/")
+        return request.headers.get("origin", "").rstrip("/")
+
+    def preview(self, recipe: Recipe, hub: Hub) -> Preview:
+        """What would happen. Nobody signed in: the place of the result is not looked at."""
+        ask = lambda: self.service.preview(recipe, hub, with_output=hub.signed_in)  # noqa: E731
+        return self._previews.get((who(hub), recipe.to_yaml()), ask)
+
+    def submit(self, recipe: Recipe, hub: Hub, nonce: str = "") -> Job:
+        """Queue a merge. Raises InputError with all that is wrong."""
+        return self.service.submit(recipe, hub, nonce=nonce)
+
+    def job(self, id: str, hub: Hub) -> Job:
+        """A job of the asking person; asked often, it is read once."""
+        user = self.identity(hub).name
+        return self._jobs.get(("job", user, id), lambda: self.service.get(id, user))
+
+    def jobs(self, hub: Hub) -> Sequence[Job]:
+        """The jobs of the asking person, newest first."""
+        user = self.identity(hub).name
+        return self._jobs.get(("jobs", user), lambda: self.service.list(user))
+
+    def log(self, id: str, hub: Hub) -> Sequence[dict[str, Any]]:
+        """The log of a job."""
+        user = self.identity(hub).name
+        return self._jobs.get(("log", user, id), lambda: self.service.log(id, user))
+
+    def cancel(self, id: str, hub: Hub) -> Job:
+        """Stop a job."""
+        return self.service.cancel(id, self.identity(hub).name)
+
+    def publish_again(self, id: str, hub: Hub) -> Job:
+        """Publish what a failed job kept."""
+        return self.service.retry_publish(id, hub)
+
+    def merged(self, repo_id: str, hub: Hub) -> MergedModel:
+        """A published merge."""
+        return read_merged(hub, repo_id)
+
+    def worker_alive(self) -> bool:
+        """False when queued jobs wait for nobody."""
+        return self._workers.get("worker", self.service.worker_alive)

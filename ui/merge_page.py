@@ -1,0 +1,378 @@
+"""The page of a merge that is not yet: pick models, pick a method, read what will happen, press the button."""
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from hub.client import Hub
+from hub.search import MINIMUM, search_models
+from jobs.service import Preview
+from merging.errors import InputError, MergeError, Problem
+from merging.method import MergeMethod, Parameter, find_method
+from merging.parent import Parent
+from merging.recipe import Recipe, recipe_from_link, recipe_from_yaml
+from ui import render
+from ui.desk import Desk
+from ui.forms import (
+    ROWS,
+    SAME_DTYPE,
+    Draft,
+    Values,
+    add_model,
+    default_name,
+    empty_form,
+    fill_form,
+    form_data,
+    help_text,
+    label,
+    methods,
+    model_parameters,
+    problems_by_field,
+    read_form,
+    remove_model,
+    row_fields,
+    shared_key,
+    shared_parameters,
+)
+from ui.job_view import JobView
+from ui.security import spoken
+
+Updates = dict[Any, Any]
+SIGN_IN = Problem("Not signed in", "a merge is published under your own name", "Sign in at the top of this page")
+
+
+class MergePage:
+    """The components of the form by the keys of `ui.forms`, and what happens when one is touched."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self.controls: dict[str, Component] = {}
+        self.rows: list[gr.Group] = []
+        self.row_texts: list[gr.HTML] = []
+        self.removes: list[gr.Button] = []
+        self.groups: dict[str, gr.Group] = {}
+
+    def build(self, page: gr.Blocks) -> None:
+        """Lay the page out inside the `page` that is open, and wire it."""
+        self.draft = gr.State({"models": []})
+        self.known = gr.State({})  # model -> Parent, as last resolved
+        self.nonce = gr.State("")
+        self.named = gr.State("")  # the name that the form chose by itself
+        self.link = gr.Textbox(visible=False)
+        self.opening = gr.HTML(elem_id="opening")
+        with gr.Row(elem_classes="mm-columns"):
+            with gr.Column(scale=3, elem_classes="mm-form"):
+                self._models()
+                self._method()
+                self._result()
+            with gr.Column(scale=2, elem_classes="mm-side"):
+                self.preview = gr.HTML(render.preview_wait(0), elem_id="preview")
+                self.note = gr.HTML(elem_id="note")
+                self.button = gr.Button("Merge", variant="primary", size="lg", elem_id="merge")
+                self.view = JobView(self._desk)
+        self._wire(page)
+
+    def _models(self) -> None:
+        gr.HTML('<h2 id="models"><span>1</span> Models</h2>')
+        self.search = gr.Dropdown(
+            choices=[],
+            value=None,
+            label="Add a model of the Hub",
+            info="Type a few letters and pick, or paste owner/name",
+            allow_custom_value=True,
+            filterable=False,
+            interactive=True,
+            elem_id="search",
+        )
+        self.picked = gr.HTML()
+        for index in range(ROWS):
+            with gr.Group(visible=False, elem_classes="mm-model-row") as row:
+                with gr.Row(equal_height=False):
+                    self.row_texts.append(gr.HTML(elem_id=f"model-{index + 1}"))
+                    for parameter in model_parameters():
+                        key = f"models.{index}.parameters.{parameter.name}"
+                        self.controls[key] = parameter_component(parameter, f"{label(parameter)} of model {index + 1}")
+                    remove = gr.Button("Remove", size="sm", min_width=80, scale=0, elem_id=f"remove-{index + 1}")
+                    self.removes.append(remove)
+                with gr.Accordion("Task name, text for statistics", open=False):
+                    self.controls[f"models.{index}.task"] = gr.Textbox(
+                        label="Task name", info="Folder of its head when the heads stay apart", placeholder="by its name"
+                    )
+                    self.controls[f"models.{index}.calibration.data"] = gr.Textbox(
+                        label="Text to collect missing statistics from",
+                        info="A dataset of the Hub, id[:config][:split]; published statistics are found by themselves",
+                    )
+            self.rows.append(row)
+
+    def _method(self) -> None:
+        gr.HTML('<h2 id="method"><span>2</span> Method</h2>')
+        first = methods()[0]
+        choices = [(method.title, method.name) for method in methods()]
+        self.controls["merge_method"] = gr.Radio(choices, value=first.name, label="Merge method", elem_id="methods")
+        self.summary = gr.HTML(render.method_summary(first))
+        for method in methods():
+            with gr.Group(visible=method is first and bool(shared_parameters(method))) as group:
+                for parameter in shared_parameters(method):
+                    key = shared_key(method, parameter)
+                    self.controls[key] = parameter_component(parameter, label(parameter), elem_id=key.replace(".", "-"))
+            self.groups[method.name] = group
+        self.parameters_note = gr.HTML(elem_id="parameters-note")
+        with gr.Accordion("More", open=False):
+            self.controls["base_model"] = gr.Textbox(label="Base model", info="For methods that need one")
+            self.controls["dtype"] = gr.Dropdown(
+                [SAME_DTYPE, "float32", "float16", "bfloat16"], value=SAME_DTYPE, label="Numbers are stored"
+            )
+            self.controls["seed"] = gr.Number(0, label="Seed", precision=0)
+
+    def _result(self) -> None:
+        gr.HTML('<h2 id="result"><span>3</span> Result</h2>')
+        with gr.Row():
+            self.controls["output.owner"] = gr.Dropdown(
+                [], value=None, label="Owner", allow_custom_value=True, min_width=140, elem_id="owner"
+            )
+            self.controls["output.name"] = gr.Textbox(label="Name of the new repo", min_width=180, elem_id="repo-name")
+        self.controls["output.private"] = gr.Checkbox(
+            label="Private", info="A merge of private or gated models is private in any case"
+        )
+        self.controls["output.root"] = gr.Dropdown(
+            [], value=None, label="The repo's root loads the task", visible=False, elem_id="root"
+        )
+        self.output_note = gr.HTML(elem_id="output-note")
+        with gr.Accordion("Recipe (YAML)", open=False, elem_id="recipe"):
+            self.yaml = gr.Textbox(
+                label="The whole wish as a file: copy it, change it, paste another",
+                lines=10,
+                max_lines=30,
+                buttons=["copy"],
+                elem_classes="mm-mono",
+                elem_id="yaml",
+            )
+            self.load = gr.Button("Load this recipe into the form", size="sm")
+            self.yaml_note = gr.HTML()
+
+    # What happens
+
+    def _wire(self, page: gr.Blocks) -> None:
+        inputs = {self.draft, self.known, self.named, self.nonce, self.yaml, self.search, *self.controls.values()}
+        shown: list[Any] = [self.preview, self.note, self.parameters_note, self.output_note, self.yaml, self.link]
+        shown += [self.known, self.named, self.summary, *self.groups.values(), *self.row_texts]
+        shown += [self.controls["output.name"], self.controls["output.root"]]
+        form: list[Any] = [self.draft, *self.controls.values(), *self.rows, *self.row_texts]
+        form += [self.picked, self.search, self.yaml_note, self.opening, self.nonce, self.named]
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+        def refresh(event: Any) -> None:
+            event.then(self._preview, inputs, shown, concurrency_limit=8, **quiet).then(
+                None, self.link, None, js=KEEP_IN_ADDRESS, api_visibility="private"
+            )
+
+        self.search.key_up(
+            self._search, None, self.search, queue=False, trigger_mode="always_last", **quiet
+        )
+        refresh(self.search.input(self._pick, inputs, form, queue=False, **quiet))
+        for index, button in enumerate(self.removes):
+            refresh(button.click(self._remover(index), inputs, form, queue=False, **quiet))
+        refresh(self.load.click(self._load_yaml, inputs, form, **quiet))
+        refresh(page.load(self._open, inputs, form, **quiet))
+        for control in self.controls.values():
+            control.input(  # type: ignore[attr-defined]
+                self._preview, inputs, shown, trigger_mode="always_last", concurrency_limit=8, **quiet
+            ).then(None, self.link, None, js=KEEP_IN_ADDRESS, api_visibility="private")
+        self.view.wire(self.button.click(self._merge, inputs, [self.note, self.nonce, *self.view.outputs], **quiet))
+
+    def _search(self, event: gr.KeyUpData, token: gr.OAuthToken | None, request: gr.Request) -> Any:
+        """Models whose name holds what was typed so far."""
+        typed = event.input_value or ""
+        if len(typed.strip()) < MINIMUM:
+            return gr.Dropdown(choices=[])
+        try:
+            found = search_models(self._desk.hub(token, request), typed)
+        except MergeError as error:
+            return gr.Dropdown(choices=[], info=str(error))
+        return gr.Dropdown(choices=[(render.hit(one), one.repo_id) for one in found])
+
+    def _pick(self, data: dict[Component, Any]) -> Updates:
+        """A model was picked or pasted: it becomes a row."""
+        model = data[self.search]
+        if not isinstance(model, str) or "/" not in model:
+            return {self.picked: ""}
+        draft, values = self._read(data)
+        try:
+            draft = add_model(draft, model)
+        except InputError as error:
+            return {self.picked: render.problems(error.problems), self.search: gr.Dropdown(value=None, choices=[])}
+        return self._form(draft, values) | {self.picked: "", self.search: gr.Dropdown(value=None, choices=[])}
+
+    def _remover(self, index: int) -> Callable[[dict[Component, Any]], Updates]:
+        def remove(data: dict[Component, Any]) -> Updates:
+            draft, values = remove_model(*self._read(data), index)
+            return self._form(draft, values) | {self.picked: ""}
+
+        return remove
+
+    def _load_yaml(self, data: dict[Component, Any]) -> Updates:
+        """The recipe in the text box becomes the form."""
+        try:
+            draft, values = fill_form(recipe_from_yaml(data[self.yaml] or ""))
+        except InputError as error:
+            return {self.yaml_note: render.problems(error.problems)}
+        kept = values["output.owner"] or data[self.controls["output.owner"]]
+        return self._form(draft, values | {"output.owner": kept}) | {self.yaml_note: "", self.named: ""}
+
+    def _open(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
+        """The page is opened: who is here, and which recipe the link holds. A link never submits."""
+        with spoken():
+            hub = self._desk.hub(token, request)
+            identity = self._desk.identity_or_none(hub)
+            draft, values = empty_form()
+            note = "" if self._desk.worker_alive() else render.notice(NO_WORKER, "warning")
+            try:
+                recipe = self._linked(dict(request.query_params), hub)
+                if recipe is not None:
+                    draft, values = fill_form(recipe)
+            except InputError as error:
+                note += render.problems(error.problems)
+            except MergeError as error:
+                note += render.problems([error.problem])
+            owner = identity.name if identity else None
+            updates = self._form(draft, values | {"output.owner": owner})
+            choices = list(identity.namespaces) if identity else []
+            updates[self.controls["output.owner"]] = gr.Dropdown(choices=choices, value=owner)
+            return updates | {self.opening: note, self.nonce: uuid.uuid4().hex}
+
+    def _linked(self, query: Mapping[str, str], hub: Hub) -> Recipe | None:
+        if query.get("recipe"):
+            return recipe_from_link(query["recipe"])
+        if query.get("model"):
+            return self._desk.merged(query["model"], hub).recipe
+        return None
+
+    def _preview(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
+        """Everything that follows from the form, shown anew."""
+        with spoken():
+            draft, values = self._read(data)
+            method = find_method(values["merge_method"])
+            updates: Updates = {group: gr.Group(visible=False) for group in self.groups.values()}
+            updates[self.groups[method.name]] = gr.Group(visible=bool(shared_parameters(method)))
+            updates |= {self.summary: render.method_summary(method), self.note: ""}
+            self._choose_name(updates, draft, values, data[self.named])
+            hub = self._desk.hub(token, request)
+            known: dict[str, Parent] = data[self.known] or {}
+            preview, problems = self._look(draft, values, hub)
+            if preview is not None:
+                known = known | {
+                    entry["model"]: parent
+                    for entry, parent in zip(draft["models"], preview.found, strict=True)
+                    if parent is not None
+                }
+                updates |= self._seen(preview, hub, draft)
+            else:
+                updates[self.preview] = (
+                    render.impossible(problems) if len(draft["models"]) > 1 else render.preview_wait(len(draft["models"]))
+                )
+            beside = problems_by_field(problems, method)
+            updates[self.known] = known
+            updates[self.parameters_note] = render.problems(beside.get("parameters", ()))
+            updates[self.output_note] = render.problems(beside.get("output", ()))
+            for index, entry in enumerate(draft["models"]):
+                updates[self.row_texts[index]] = render.model_row(
+                    entry["model"],
+                    known.get(entry["model"]),
+                    preview.weights[index] if preview and len(preview.weights) > 1 else None,
+                    method.needs,
+                    beside.get(f"models.{index}", ()),
+                    hub.url,
+                )
+            return updates
+
+    def _look(self, draft: Draft, values: Values, hub: Hub) -> tuple[Preview | None, list[Problem]]:
+        """The preview of the form, or what keeps the form from being a recipe."""
+        if not draft["models"]:
+            return None, []
+        try:
+            recipe = self._recipe(draft, values)
+            preview = self._desk.preview(recipe, hub)
+        except InputError as error:
+            return None, list(error.problems)
+        except MergeError as error:
+            return None, [error.problem]
+        problems = [problem for problem in preview.problems if problem.where != "models" or len(draft["models"]) > 1]
+        return preview, problems
+
+    def _recipe(self, draft: Draft, values: Values) -> Recipe:
+        """The form's recipe; a root task of a model that is gone is forgotten."""
+        recipe = read_form(draft, values)
+        if recipe.output.root is not None and recipe.output.root not in recipe.tasks:
+            return read_form(draft, values | {"output.root": None})
+        return recipe
+
+    def _seen(self, preview: Preview, hub: Hub, draft: Draft) -> Updates:
+        """What a preview says beside the rows."""
+        recipe = self._recipe_as_typed(preview)
+        apart = preview.plan.head_rule == "apart"
+        root = recipe.output.root or recipe.tasks[0]
+        shown = render.preview(
+            preview.plan, preview.parents, preview.problems, private=preview.private, signed_in=hub.signed_in
+        )
+        return {
+            self.preview: shown if len(draft["models"]) > 1 else render.preview_wait(1),
+            self.yaml: recipe.to_yaml(),
+            self.link: render.recipe_link("", recipe),
+            self.controls["output.root"]: gr.Dropdown(
+                choices=list(recipe.tasks), value=root if apart else None, visible=apart
+            ),
+        }
+
+    def _choose_name(self, updates: Updates, draft: Draft, values: Values, chosen: str) -> None:
+        """Name the result as long as nobody else did."""
+        name = default_name([entry["model"] for entry in draft["models"]], values["merge_method"])
+        if values["output.name"] in ("", None, chosen):
+            values["output.name"] = name
+            updates |= {self.controls["output.name"]: name, self.named: name}
+
+    def _merge(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
+        """The button: the job is queued, or what stands in its way is said beside the button."""
+        with spoken():
+            hub = self._desk.hub(token, request)
+            draft, values = self._read(data)
+            if not hub.signed_in:
+                return {self.note: render.problems([SIGN_IN])}
+            try:
+                job = self._desk.submit(self._recipe(draft, values), hub, data[self.nonce])
+            except InputError as error:
+                return {self.note: render.problems(error.problems)}
+            except MergeError as error:
+                return {self.note: render.problems([error.problem])}
+            return {self.note: "", self.nonce: uuid.uuid4().hex} | self.view.show(job, hub, request)
+
+    def _read(self, data: Mapping[Component, Any]) -> tuple[Draft, Values]:
+        return data[self.draft], {key: data[control] for key, control in self.controls.items()}
+
+    def _form(self, draft: Draft, values: Values) -> Updates:
+        """The form with these values; rows without a model are hidden."""
+        updates: Updates = {control: values[key] for key, control in self.controls.items()}
+        root = self.controls["output.root"]
+        if values["output.root"]:
+            updates[root] = gr.Dropdown(choices=[values["output.root"]], value=values["output.root"])
+        count = len(draft["models"])
+        for index in range(ROWS):
+            updates[self.rows[index]] = gr.Group(visible=index < count)
+            text = render.model_row(draft["models"][index]["model"], None, None, (), (), "") if index < count else ""
+            updates[self.row_texts[index]] = text
+        return updates | {self.draft: draft}
+
+
+def parameter_component(parameter: Parameter, name: str, **more: Any) -> Component:
+    """The field of a declared parameter. Ranges are checked by the recipe, whose sentences are better."""
+    if parameter.kind == "bool":
+        return gr.Checkbox(parameter.default, label=name, info=help_text(parameter), **more)
+    if parameter.kind == "choice":
+        return gr.Dropdown(
+            list(parameter.option.choices), value=parameter.default, label=name, info=help_text(parameter), **more
+        )
+    if parameter.per_model:
+        return gr.Number(parameter.default, label=label(parameter), min_width=90, scale=0, **more)
+    return gr.Number(parameter.default, label=name, info=help_text(parameter), **more)

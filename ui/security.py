@@ -1,0 +1,112 @@
+"""Who may ask what of the page: the guard before every request, and the Hub as the asking person sees it.
+
+The session cookie of the sign-in is SameSite=None (the page lives in a frame on a Space) and Gradio answers
+other origins, so a browser's word counts only when it comes from our own pages.
+"""
+
+import logging
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import gradio as gr
+from huggingface_hub import get_token
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from hub.client import Hub
+from merging.errors import InputError, MergeError
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
+POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self' {}"
+log = logging.getLogger(__name__)
+
+
+class Guard:
+    """ASGI middleware: own origin only, known hosts only on one's own machine, no cookie without an origin."""
+
+    def __init__(self, app: ASGIApp, *, loopback_only: bool, origins: frozenset[str], frames: str = "") -> None:
+        """`origins` are addresses of this service beside the one that a request names as its host."""
+        self.app, self.loopback_only, self.origins = app, loopback_only, origins
+        self.headers = {
+            "content-security-policy": POLICY.format(frames).strip(),
+            "x-content-type-options": "nosniff",
+            "referrer-policy": "strict-origin-when-cross-origin",
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse with 403 and one sentence, or pass the request on."""
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        refusal = self.refusal(headers)
+        if refusal:
+            await PlainTextResponse(refusal, 403)(scope, receive, send)
+            return
+        if scope["method"] not in ("GET", "HEAD") and "origin" not in headers:
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                for name, value in self.headers.items():
+                    MutableHeaders(scope=message).setdefault(name, value)
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+    def refusal(self, headers: Headers) -> str:
+        """Why a request with these headers is not served, "" when it is."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self.loopback_only and urlsplit(f"//{host}").hostname not in LOOPBACK:
+            return "This page answers only as 127.0.0.1 or localhost."
+        if origin is not None and origin not in self.origins and urlsplit(origin).netloc != host:
+            return "Another site's page may not ask this service."
+        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode", "navigate") != "navigate":
+            return "Another site's page may not ask this service."
+        return ""
+
+
+@dataclass(frozen=True)
+class Access:
+    """How people are known: by the sign-in of a Space, or as the one user of this machine. Never both."""
+
+    endpoint: str | None  # of the Hub, None is the library's own
+    single_user: bool
+
+    def hub(self, token: gr.OAuthToken | None, request: gr.Request | None) -> Hub:
+        """The Hub as the asking person sees it: by the token of the sign-in or of an API caller, else anonymous.
+
+        The machine's own token serves our own page alone (the guard has compared the origin with ours).
+        """
+        if token is not None and token.token:
+            return Hub(self.endpoint, token.token, frozenset(token.scope.split()) if token.scope else None)
+        if self.single_user and request is not None and request.headers.get("origin"):
+            own = get_token()
+            return Hub(self.endpoint, own) if own else Hub.anonymous(self.endpoint)
+        return Hub.anonymous(self.endpoint)
+
+
+@contextmanager
+def spoken() -> Iterator[None]:
+    """What goes wrong inside is said in one sentence: our own errors as they are, all else with a reference.
+
+    The traceback of the unexpected stands in the server's log beside that reference, and nowhere else.
+    """
+    try:
+        yield
+    except InputError as error:
+        raise gr.Error("\n".join(str(one) for one in error.problems), print_exception=False) from None
+    except MergeError as error:
+        raise gr.Error(str(error), print_exception=False) from None
+    except gr.Error:
+        raise
+    except Exception:
+        reference = secrets.token_hex(4)
+        log.exception("unexpected error %s", reference)
+        sentence = f"Something went wrong here, not with your input. Try again, and tell us {reference} if it stays."
+        raise gr.Error(sentence, print_exception=False) from None
