@@ -8,7 +8,7 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -269,10 +269,10 @@ class ShardWriter:
     It has the name `<file>.partial` until `finish`, which syncs it and gives it its own.
     """
 
-    def __init__(self, path: Path, specs: Iterable[TensorSpec]) -> None:
+    def __init__(self, path: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str] | None = None) -> None:
         self.path = path
         self._partial = path.with_name(path.name + ".partial")
-        header, self._offsets, self.size = layout(specs)
+        header, self._offsets, self.size = layout(specs, metadata)
         self._specs = {spec.name: spec for spec in specs}
         self._descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
         os.posix_fallocate(self._descriptor, 0, self.size)
@@ -307,9 +307,9 @@ class ShardWriter:
         os.close(self._descriptor)
 
 
-def layout(specs: Iterable[TensorSpec]) -> tuple[bytes, dict[str, int], int]:
+def layout(specs: Iterable[TensorSpec], metadata: Mapping[str, str] | None = None) -> tuple[bytes, dict[str, int], int]:
     """Header bytes, absolute offset of each tensor, and size in bytes of a shard with these tensors in order."""
-    entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    entries: dict[str, Any] = {"__metadata__": dict(metadata or {"format": "pt"})}
     position, relative = 0, {}
     for spec in specs:
         entries[spec.name] = {

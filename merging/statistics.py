@@ -9,18 +9,16 @@ The rows of x are never stored. A file is hostile input: `fact_from_header` and 
 """
 
 import json
-import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from merging.checkpoint import Header, SafetensorsFile
+from merging.checkpoint import Header, SafetensorsFile, ShardWriter
 from merging.errors import InputError
 from merging.parent import StatisticsFact
 from merging.tensors import TensorSpec
@@ -155,7 +153,6 @@ def write_gram(
     provenance: Provenance,
 ) -> Path:
     """Write a Gram file. It has its name only when it is whole."""
-    packed = {key: pack_triangle(gram) for key, gram in grams.items()}
     metadata = provenance.metadata() | {
         "kind": "gram",
         "mask": "real tokens",
@@ -163,7 +160,8 @@ def write_gram(
         "sizes": json.dumps({key: len(gram) for key, gram in grams.items()}),
         "tokens": json.dumps(dict(tokens)),
     }
-    return _save(path, packed, metadata)
+    specs = [TensorSpec(key, (triangle_length(len(gram)),), torch.float32) for key, gram in sorted(grams.items())]
+    return _save(path, specs, lambda key: pack_triangle(grams[key]), metadata)
 
 
 def write_fisher(path: Path, values: Mapping[str, Tensor], provenance: Provenance, *, variant: str = "exact") -> Path:
@@ -175,7 +173,8 @@ def write_fisher(path: Path, values: Mapping[str, Tensor], provenance: Provenanc
         "moments": json.dumps({name: moments_of(tensor) for name, tensor in stored.items()}),
         "tokens": json.dumps(dict.fromkeys(stored, provenance.examples)),
     }
-    return _save(path, stored, metadata)
+    specs = [TensorSpec(name, tuple(tensor.shape), torch.float32) for name, tensor in sorted(stored.items())]
+    return _save(path, specs, stored.__getitem__, metadata)
 
 
 def moments_of(values: Tensor) -> tuple[int, float, float]:
@@ -219,11 +218,19 @@ def unpack_triangle(packed: Tensor, n: int) -> Tensor:
     return full
 
 
-def _save(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> Path:
+def _save(
+    path: Path, specs: Sequence[TensorSpec], values: Callable[[str], Tensor], metadata: Mapping[str, str]
+) -> Path:
+    """Write tensor by tensor. The same input gives the same bytes (safetensors' own writer shuffles the metadata)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(dict(tensors), partial, metadata=metadata)
-    os.replace(partial, path)
+    writer = ShardWriter(path, specs, metadata)
+    try:
+        for spec in specs:
+            writer.write(spec.name, 0, values(spec.name))
+    except BaseException:
+        writer.abandon()
+        raise
+    writer.finish()
     return path
 
 
