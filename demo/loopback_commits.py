@@ -122,6 +122,7 @@ def _need_ref(caller: Caller, repo: Repo, ref: str | None, new_request: bool) ->
     if ref.startswith("refs/pr/"):
         return _need_own(caller, repo, _request_of(repo, ref))
     caller.need_write(repo)
+    return None
 
 
 @router.get(f"{REPO}/xet-write-token/{{revision}}")
@@ -204,9 +205,7 @@ async def discussion(repo: RepoOf, number: int) -> dict[str, Any]:
 
 
 @router.post(f"{DISCUSSION}/comment")
-async def comment(
-    repo: RepoOf, number: int, body: JsonOf, store: StoreOf, caller: CallerOf
-) -> dict[str, Any]:
+async def comment(repo: RepoOf, number: int, body: JsonOf, store: StoreOf, caller: CallerOf) -> dict[str, Any]:
     """Say something."""
     caller.need_discuss(repo)
     data = _comment(body["comment"])
@@ -253,3 +252,4 @@ def _need_own(caller: Caller, repo: Repo, found: dict[str, Any]) -> None:
     if found["author"]["name"] == caller.user:
         return caller.need_discuss(repo)
     caller.need_write(repo)
+    return None

@@ -142,9 +142,7 @@ async def read_storage(request: Request, sha256: str, file: str, store: StoreOf)
 
 
 @router.get("/api/models/{owner}/{name}/safetensors-metadata/{path:path}")
-async def safetensors_metadata(
-    repo: RepoOf, path: PathOf, store: StoreOf, caller: CallerOf
-) -> dict[str, Any]:
+async def safetensors_metadata(repo: RepoOf, path: PathOf, store: StoreOf, caller: CallerOf) -> dict[str, Any]:
     """The headers of all shards that an index file names, in one answer."""
     caller.need_read(repo)
     commit = store.resolve(repo, "main")
@@ -161,9 +159,7 @@ async def safetensors_metadata(
 
 @router.post("/{owner}/{name}.git/info/lfs/objects/batch")
 @router.post("/{kinds:kinds}/{owner}/{name}.git/info/lfs/objects/batch")
-async def batch(
-    request: Request, repo: RepoOf, body: JsonOf, store: StoreOf, caller: CallerOf
-) -> dict[str, Any]:
+async def batch(request: Request, repo: RepoOf, body: JsonOf, store: StoreOf, caller: CallerOf) -> dict[str, Any]:
     """Where to put each LFS body; one that the repo has already gets no instructions."""
     caller.need_discuss(repo)
     over = request.app.state.settings.multipart_over
@@ -178,9 +174,7 @@ async def batch(
     return {"transfer": transfer, "objects": objects}
 
 
-def _actions(
-    request: Request, store: Store, repo: Repo, facts: dict[str, Any], multipart: bool
-) -> dict[str, Any]:
+def _actions(request: Request, store: Store, repo: Repo, facts: dict[str, Any], multipart: bool) -> dict[str, Any]:
     """Upload and verify instructions for one LFS body."""
     oid, size = facts["oid"], facts["size"]
     place = f"/_upload/{repo.kind}s/{repo.id}/{oid}"

@@ -78,9 +78,7 @@ async def add_token(body: JsonOf, store: StoreOf) -> dict[str, Any]:
     if body["user"] not in store.users:
         raise HubError(400, f"No user {body['user']} on this Hub")
     fields: dict[str, Any] = {key: body.get(key) for key in ("scopes", "client")}
-    token = store.add_token(
-        body["user"], seconds=body.get("expires_in"), role=body.get("role", "write"), **fields
-    )
+    token = store.add_token(body["user"], seconds=body.get("expires_in"), role=body.get("role", "write"), **fields)
     return {"token": token}
 
 
@@ -148,9 +146,7 @@ async def _unknown(request: Request, error: Exception) -> Any:
 
 def make_app(root: Path, admin_key: str, settings: Settings | None = None) -> Traffic:
     """The Hub over a folder, as an ASGI application."""
-    app = FastAPI(
-        title="loopback Hub", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False
-    )
+    app = FastAPI(title="loopback Hub", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     traffic = Traffic(app)
     app.state.store = Store(root)
     app.state.catalogue = Catalogue(app.state.store)
@@ -218,9 +214,7 @@ class HubAdmin:
         """All well again."""
         self._call("DELETE", "faults")
 
-    def oauth_environment(
-        self, scopes: str = DEFAULT_SCOPES, *, expires_in: float = 8 * 3600
-    ) -> dict[str, str]:
+    def oauth_environment(self, scopes: str = DEFAULT_SCOPES, *, expires_in: float = 8 * 3600) -> dict[str, str]:
         """Environment variables of an app that signs users in with this Hub. SPACE_HOST must stay unset."""
         client = self._call("POST", "oauth-clients", {"scopes": scopes, "expires_in": expires_in})
         return {
@@ -243,18 +237,17 @@ class HubAdmin:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A bound socket; port 0 is any free one."""
+    """A listening socket: who connects before the server runs waits. Port 0 is any free one."""
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((host, port))
+    listener.listen(128)
     return listener
 
 
 def server_of(app: Traffic) -> uvicorn.Server:
     """A uvicorn server that does not talk: a cut connection would be an error to it."""
-    config = uvicorn.Config(
-        app, log_level="critical", lifespan="off", access_log=False, timeout_graceful_shutdown=1
-    )
+    config = uvicorn.Config(app, log_level="critical", lifespan="off", access_log=False, timeout_graceful_shutdown=1)
     return uvicorn.Server(config)
 
 
@@ -305,14 +298,10 @@ async def _serve(server: uvicorn.Server, listener: socket.socket, parent: int | 
 def main() -> None:
     """The command; prints its address and key as one JSON line once it listens."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument(
-        "--root", type=Path, required=True, help="folder of the state; made if it is not there"
-    )
+    parser.add_argument("--root", type=Path, required=True, help="folder of the state; made if it is not there")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes a free one")
-    parser.add_argument(
-        "--admin-key", default=secrets.token_hex(16), help="guards /_admin; made up if not given"
-    )
+    parser.add_argument("--admin-key", default=secrets.token_hex(16), help="guards /_admin; made up if not given")
     parser.add_argument("--with-parent", action="store_true", help="end when the starting process ends")
     options = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)

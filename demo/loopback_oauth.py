@@ -89,14 +89,10 @@ def _asked(store: Store, fields: Any) -> dict[str, str]:
 async def consent(request: Request, store: StoreOf) -> HTMLResponse:
     """The page on which a person says who they are."""
     asked = _asked(store, request.query_params)
-    hidden = "".join(
-        f'<input type="hidden" name="{key}" value="{html.escape(value)}">' for key, value in asked.items()
-    )
+    hidden = "".join(f'<input type="hidden" name="{key}" value="{html.escape(value)}">' for key, value in asked.items())
     scopes = "".join(f"<li><code>{html.escape(scope)}</code></li>" for scope in asked["scope"].split())
     forms = "".join(_form(name, user["orgs"], hidden) for name, user in store.users.items())
-    return page(
-        "Sign in", f"<p>An app asks for:</p><ul>{scopes}</ul>{forms or '<p>This Hub has no users.</p>'}"
-    )
+    return page("Sign in", f"<p>An app asks for:</p><ul>{scopes}</ul>{forms or '<p>This Hub has no users.</p>'}")
 
 
 def _form(name: str, orgs: dict[str, str], hidden: str) -> str:
@@ -190,8 +186,7 @@ async def userinfo(request: Request, caller: CallerOf) -> dict[str, Any]:
     """The signed-in user and the organisations granted to the app."""
     user = caller.need_user()
     orgs = [
-        {"sub": org, "name": org, "preferred_username": org, "roleInOrg": role}
-        for org, role in caller.orgs.items()
+        {"sub": org, "name": org, "preferred_username": org, "roleInOrg": role} for org, role in caller.orgs.items()
     ]
     email = {"email": f"{user}@example.org", "email_verified": True} if caller.has("email") else {}
     return {**_profile(request, user), "orgs": orgs, **email}

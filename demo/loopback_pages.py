@@ -16,9 +16,7 @@ from demo.loopback_store import KINDS, PREFIXES, Repo, Store
 from demo.loopback_web import PathOf, RevisionOf, StoreOf
 
 router = APIRouter()
-STYLE = (
-    "body{font:16px/1.5 system-ui;max-width:48rem;margin:2rem auto;padding:0 1rem}pre{white-space:pre-wrap}"
-)
+STYLE = "body{font:16px/1.5 system-ui;max-width:48rem;margin:2rem auto;padding:0 1rem}pre{white-space:pre-wrap}"
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src 'self'; frame-ancestors 'self'"
 
 
@@ -26,9 +24,7 @@ def page(title: str, body: str, status: int = 200) -> HTMLResponse:
     """A page; `body` is HTML, `title` is not."""
     safe = html.escape(title)
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{safe}</title>'
-    text = (
-        f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body><h1>{safe}</h1>{body}"
-    )
+    text = f"<!doctype html><html lang=en><head>{head}<style>{STYLE}</style></head><body><h1>{safe}</h1>{body}"
     return HTMLResponse(text + "</body></html>", status, {"Content-Security-Policy": POLICY})
 
 
@@ -92,9 +88,7 @@ async def repo_page(request: Request, revision: RevisionOf, store: StoreOf) -> H
         for path, entry in commit.files.items()
     )
     gated = "<p>This repo is gated: reading its files takes permission.</p>" if repo.gated else ""
-    about = (
-        f"<p>{kind} of {_link('/' + repo.owner, repo.owner)}, commit <code>{commit.id[:8]}</code></p>{gated}"
-    )
+    about = f"<p>{kind} of {_link('/' + repo.owner, repo.owner)}, commit <code>{commit.id[:8]}</code></p>{gated}"
     return page(repo.id, f"{about}<h2>Card</h2><pre>{card}</pre><h2>Files</h2><ul>{rows}</ul>")
 
 

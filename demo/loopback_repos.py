@@ -40,9 +40,7 @@ async def whoami(caller: CallerOf) -> dict[str, Any]:
         "isPro": False,
         "canPay": False,
         "avatarUrl": f"/avatars/{name}.svg",
-        "orgs": [
-            {"type": "org", "name": org, "fullname": org, "roleInOrg": role} for org, role in orgs.items()
-        ],
+        "orgs": [{"type": "org", "name": org, "fullname": org, "roleInOrg": role} for org, role in orgs.items()],
         "auth": auth,
     }
 
@@ -251,9 +249,7 @@ async def tree(
 
 
 @router.post(f"{REPO}/paths-info/{{revision}}")
-async def paths_info(
-    request: Request, repo: RepoOf, revision: RevisionOf, store: StoreOf
-) -> list[dict[str, Any]]:
+async def paths_info(request: Request, repo: RepoOf, revision: RevisionOf, store: StoreOf) -> list[dict[str, Any]]:
     """The same entries for named paths; what does not exist is left out."""
     form = await request.form()
     commit = store.resolve(repo, revision)
@@ -340,9 +336,7 @@ async def drop_branch(repo: RepoOf, revision: RevisionOf, store: StoreOf, caller
 
 
 @router.post(f"{REPO}/tag/{{revision}}")
-async def add_tag(
-    repo: RepoOf, revision: RevisionOf, body: JsonOf, store: StoreOf, caller: CallerOf
-) -> dict[str, Any]:
+async def add_tag(repo: RepoOf, revision: RevisionOf, body: JsonOf, store: StoreOf, caller: CallerOf) -> dict[str, Any]:
     """A new tag on a revision."""
     caller.need_write(repo)
     return _new_ref(store, repo, f"refs/tags/{body['tag']}", store.resolve(repo, revision).id)
@@ -375,9 +369,7 @@ async def space_values(repo: RepoOf, group: str, caller: CallerOf) -> dict[str, 
 
 
 @router.post("/api/spaces/{owner}/{name}/{group}")
-async def set_space_value(
-    repo: RepoOf, group: str, body: JsonOf, caller: CallerOf, store: StoreOf
-) -> dict[str, Any]:
+async def set_space_value(repo: RepoOf, group: str, body: JsonOf, caller: CallerOf, store: StoreOf) -> dict[str, Any]:
     """Add or change one variable or secret."""
     caller.need_write(repo)
     _shown(repo, group)
@@ -387,9 +379,7 @@ async def set_space_value(
 
 
 @router.delete("/api/spaces/{owner}/{name}/{group}")
-async def drop_space_value(
-    repo: RepoOf, group: str, body: JsonOf, caller: CallerOf, store: StoreOf
-) -> dict[str, Any]:
+async def drop_space_value(repo: RepoOf, group: str, body: JsonOf, caller: CallerOf, store: StoreOf) -> dict[str, Any]:
     """Remove one variable or secret."""
     caller.need_write(repo)
     _shown(repo, group)

@@ -52,9 +52,7 @@ class Caller:
 
     def has(self, *scopes: str) -> bool:
         """Whether the token carries one of these scopes."""
-        return self.user is not None and (
-            self.scopes is None or any(scope in self.scopes for scope in scopes)
-        )
+        return self.user is not None and (self.scopes is None or any(scope in self.scopes for scope in scopes))
 
     def role(self, owner: str) -> str | None:
         """The user's role in a namespace; everybody is the admin of their own."""
@@ -120,9 +118,7 @@ class Caller:
         elif self.user is not None:
             reason = f"Visit {repo.path} to ask for access."
         status = 401 if self.user is None else 403
-        message = (
-            f"Access to {repo.kind} {repo.id} is restricted and you are not in the authorized list. {reason}"
-        )
+        message = f"Access to {repo.kind} {repo.id} is restricted and you are not in the authorized list. {reason}"
         raise HubError(status, message, "GatedRepo")
 
     def need_write(self, repo: Repo) -> None:

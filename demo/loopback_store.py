@@ -27,9 +27,7 @@ from typing import Any
 KINDS = {"models": "model", "datasets": "dataset", "spaces": "space"}
 PREFIXES = {"model": "", "dataset": "datasets/", "space": "spaces/"}
 BIG_FILE = 10_000_000  # the Hub stores larger files as LFS whatever their name
-LFS_NAMES = (
-    "7z arrow bin bz2 ckpt ftz gz h5 joblib model msgpack npy npz onnx parquet pb pickle pkl pt pth rar"
-)
+LFS_NAMES = "7z arrow bin bz2 ckpt ftz gz h5 joblib model msgpack npy npz onnx parquet pb pickle pkl pt pth rar"
 LFS_NAMES += " safetensors tar tflite tgz wasm xz zip zst"
 GIT_ATTRIBUTES = "".join(f"*.{name} filter=lfs diff=lfs merge=lfs -text\n" for name in LFS_NAMES.split())
 
@@ -142,6 +140,7 @@ class BodyWriter:
         self.size = 0
 
     def write(self, piece: bytes) -> None:
+        """Take the next piece."""
         self._file.write(piece)
         self._digest.update(piece)
         self.size += len(piece)
@@ -201,6 +200,9 @@ class Store:
 
     def put_body(self, body: bytes) -> str:
         """Keep a small body; answers its SHA-256."""
+        sha256 = hashlib.sha256(body).hexdigest()
+        if self.blob(sha256).exists():
+            return sha256
         writer = BodyWriter(self)
         writer.write(body)
         return writer.finish()
@@ -227,9 +229,7 @@ class Store:
         user["orgs"].update(orgs)
         self.save_state()
 
-    def add_token(
-        self, user: str, *, prefix: str = "hf_", seconds: float | None = None, **fields: Any
-    ) -> str:
+    def add_token(self, user: str, *, prefix: str = "hf_", seconds: float | None = None, **fields: Any) -> str:
         """A new token of a user; fields: scopes (None = all), role, client, orgs."""
         token = prefix + secrets.token_hex(17)
         expires = None if seconds is None else time.time() + seconds

@@ -56,11 +56,7 @@ class Fault:
 
     def matches(self, scope: Scope) -> bool:
         """Whether it is this request's turn."""
-        return (
-            self.times != 0
-            and self.method in (None, scope["method"])
-            and bool(re.search(self.path, scope["path"]))
-        )
+        return self.times != 0 and self.method in (None, scope["method"]) and bool(re.search(self.path, scope["path"]))
 
 
 class _Cut(Exception):
@@ -76,6 +72,7 @@ class Traffic:
         self.faults: list[Fault] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
         scope["path"] = scope["raw_path"].decode("ascii")
         if scope["path"].startswith("/_admin/"):
             return await self._app(scope, receive, send)

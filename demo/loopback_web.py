@@ -31,7 +31,8 @@ async def _caller(request: Request) -> Caller:
 
 async def _repo(request: Request) -> Repo:
     caller, parameters = await _caller(request), request.path_params
-    kind = KINDS[parameters.get("kinds", "models")]
+    default = "spaces" if request.scope["path"].startswith("/api/spaces/") else "models"
+    kind = KINDS[parameters.get("kinds", default)]
     repo_id = f"{parameters['owner']}/{parameters['name']}"
     return caller.need_sight(caller.store.repos.get((kind, repo_id)))
 
