@@ -116,7 +116,7 @@ class Catalogue:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._known: dict[tuple[str, str], dict[str, Any]] = {}
+        self._known: dict[str, dict[str, Any]] = {}  # by commit
 
     def describe(self, repo: Repo, commit: Commit, *, blobs: bool = False) -> dict[str, Any]:
         """The full answer to `model_info` and its sisters."""
@@ -141,26 +141,27 @@ class Catalogue:
         }
 
     def _facts(self, repo: Repo, commit: Commit) -> dict[str, Any]:
-        key = (repo.kind, commit.id)
-        if key not in self._known:
-            card = card_data(self._store.read_text(commit, "README.md") or "")
-            extra = {"model": self._model, "dataset": self._dataset, "space": self._space}[repo.kind]
-            self._known[key] = {"cardData": card, **extra(commit, card)}
-        facts = self._known[key]
+        """What depends on the kind of repo."""
+        facts = self._of_files(repo, commit)
         if repo.kind == "space":
             return {**facts, "sdk": repo.space.get("sdk") or facts["sdk"]}
         if repo.kind == "model":
-            children = sum(repo.id in self.base_models(other) for other in self._models())
-            return {**facts, "modelId": repo.id, "childrenModelCount": children}
+            return {**facts, "modelId": repo.id, "childrenModelCount": self._children(repo)}
         return facts
 
-    def _models(self) -> list[Repo]:
-        return [repo for repo in self._store.repos.values() if repo.kind == "model"]
+    def _of_files(self, repo: Repo, commit: Commit) -> dict[str, Any]:
+        """What the files alone say."""
+        if commit.id not in self._known:
+            card = card_data(self._store.read_text(commit, "README.md") or "")
+            extra = {"model": self._model, "dataset": self._dataset, "space": self._space}[repo.kind]
+            self._known[commit.id] = {"cardData": card, **extra(commit, card)}
+        return self._known[commit.id]
 
-    def base_models(self, repo: Repo) -> list[str]:
-        """The models that a model's card names as its parents."""
-        commit = self._store.resolve(repo, "main")
-        return _names(card_data(self._store.read_text(commit, "README.md") or "").get("base_model"))
+    def _children(self, parent: Repo) -> int:
+        """How many models name this one as their base."""
+        models = [repo for repo in self._store.repos.values() if repo.kind == "model"]
+        bases = [self._of_files(repo, self._store.resolve(repo, "main"))["baseModels"] for repo in models]
+        return sum({"id": parent.id} in base["models"] for base in bases)
 
     def _model(self, commit: Commit, card: dict[str, Any]) -> dict[str, Any]:
         config = self._json(commit, "config.json")
