@@ -83,7 +83,7 @@ class Desk:
         """The absolute address of this service, without a final slash."""
         if self.public_url or request is None:
             return self.public_url.rstrip("/")
-        return request.headers.get("origin", "").rstrip("/")
+        return str(request.headers.get("origin", "")).rstrip("/")
 
     def preview(self, recipe: Recipe, hub: Hub) -> Preview:
         """What would happen. Nobody signed in: the place of the result is not looked at."""

@@ -8,10 +8,11 @@ import gradio as gr
 from gradio.components import Component
 
 from hub.client import Hub
+from hub.resolve import result_is_private
 from hub.search import MINIMUM, search_models
 from jobs.service import Preview
 from merging.errors import InputError, MergeError, Problem
-from merging.method import MergeMethod, Parameter, find_method
+from merging.method import Parameter, find_method
 from merging.parent import Parent
 from merging.recipe import Recipe, recipe_from_link, recipe_from_yaml
 from ui import render
@@ -25,7 +26,6 @@ from ui.forms import (
     default_name,
     empty_form,
     fill_form,
-    form_data,
     help_text,
     label,
     methods,
@@ -33,7 +33,6 @@ from ui.forms import (
     problems_by_field,
     read_form,
     remove_model,
-    row_fields,
     shared_key,
     shared_parameters,
 )
@@ -41,6 +40,8 @@ from ui.job_view import JobView
 from ui.security import spoken
 
 Updates = dict[Any, Any]
+KEEP_IN_ADDRESS = "(link) => { if (link) history.replaceState(history.state, '', link) }"  # survives sign-in and reload
+NO_WORKER = "No worker is running at the moment: merges wait until there is one."
 SIGN_IN = Problem("Not signed in", "a merge is published under your own name", "Sign in at the top of this page")
 
 
@@ -49,6 +50,7 @@ class MergePage:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._hub_url = Hub.anonymous(desk.access.endpoint).url
         self.controls: dict[str, Component] = {}
         self.rows: list[gr.Group] = []
         self.row_texts: list[gr.HTML] = []
@@ -99,7 +101,9 @@ class MergePage:
                     self.removes.append(remove)
                 with gr.Accordion("Task name, text for statistics", open=False):
                     self.controls[f"models.{index}.task"] = gr.Textbox(
-                        label="Task name", info="Folder of its head when the heads stay apart", placeholder="by its name"
+                        label="Task name",
+                        info="Folder of its head when the heads stay apart",
+                        placeholder="by its name",
                     )
                     self.controls[f"models.{index}.calibration.data"] = gr.Textbox(
                         label="Text to collect missing statistics from",
@@ -156,7 +160,15 @@ class MergePage:
     # What happens
 
     def _wire(self, page: gr.Blocks) -> None:
-        inputs = {self.draft, self.known, self.named, self.nonce, self.yaml, self.search, *self.controls.values()}
+        inputs: set[Any] = {
+            self.draft,
+            self.known,
+            self.named,
+            self.nonce,
+            self.yaml,
+            self.search,
+            *self.controls.values(),
+        }
         shown: list[Any] = [self.preview, self.note, self.parameters_note, self.output_note, self.yaml, self.link]
         shown += [self.known, self.named, self.summary, *self.groups.values(), *self.row_texts]
         shown += [self.controls["output.name"], self.controls["output.root"]]
@@ -169,9 +181,7 @@ class MergePage:
                 None, self.link, None, js=KEEP_IN_ADDRESS, api_visibility="private"
             )
 
-        self.search.key_up(
-            self._search, None, self.search, queue=False, trigger_mode="always_last", **quiet
-        )
+        self.search.key_up(self._search, None, self.search, queue=False, trigger_mode="always_last", **quiet)
         refresh(self.search.input(self._pick, inputs, form, queue=False, **quiet))
         for index, button in enumerate(self.removes):
             refresh(button.click(self._remover(index), inputs, form, queue=False, **quiet))
@@ -261,17 +271,19 @@ class MergePage:
             self._choose_name(updates, draft, values, data[self.named])
             hub = self._desk.hub(token, request)
             known: dict[str, Parent] = data[self.known] or {}
-            preview, problems = self._look(draft, values, hub)
-            if preview is not None:
+            recipe, preview, problems = self._look(draft, values, hub)
+            if recipe is not None and preview is not None:
                 known = known | {
                     entry["model"]: parent
                     for entry, parent in zip(draft["models"], preview.found, strict=True)
                     if parent is not None
                 }
-                updates |= self._seen(preview, hub, draft)
+                updates |= self._seen(recipe, preview, hub)
             else:
                 updates[self.preview] = (
-                    render.impossible(problems) if len(draft["models"]) > 1 else render.preview_wait(len(draft["models"]))
+                    render.impossible(problems)
+                    if len(draft["models"]) > 1
+                    else render.preview_wait(len(draft["models"]))
                 )
             beside = problems_by_field(problems, method)
             updates[self.known] = known
@@ -288,19 +300,19 @@ class MergePage:
                 )
             return updates
 
-    def _look(self, draft: Draft, values: Values, hub: Hub) -> tuple[Preview | None, list[Problem]]:
-        """The preview of the form, or what keeps the form from being a recipe."""
+    def _look(self, draft: Draft, values: Values, hub: Hub) -> tuple[Recipe | None, Preview | None, list[Problem]]:
+        """The form's recipe and its preview, or what keeps the form from being a recipe."""
         if not draft["models"]:
-            return None, []
+            return None, None, []
         try:
             recipe = self._recipe(draft, values)
             preview = self._desk.preview(recipe, hub)
         except InputError as error:
-            return None, list(error.problems)
+            return None, None, list(error.problems)
         except MergeError as error:
-            return None, [error.problem]
-        problems = [problem for problem in preview.problems if problem.where != "models" or len(draft["models"]) > 1]
-        return preview, problems
+            return None, None, [error.problem]
+        problems = [problem for problem in preview.problems if problem.where != "models" or len(recipe.models) > 1]
+        return recipe, preview, problems
 
     def _recipe(self, draft: Draft, values: Values) -> Recipe:
         """The form's recipe; a root task of a model that is gone is forgotten."""
@@ -309,20 +321,21 @@ class MergePage:
             return read_form(draft, values | {"output.root": None})
         return recipe
 
-    def _seen(self, preview: Preview, hub: Hub, draft: Draft) -> Updates:
+    def _seen(self, recipe: Recipe, preview: Preview, hub: Hub) -> Updates:
         """What a preview says beside the rows."""
-        recipe = self._recipe_as_typed(preview)
         apart = preview.plan.head_rule == "apart"
-        root = recipe.output.root or recipe.tasks[0]
+        private = result_is_private(recipe, preview.parents)
         shown = render.preview(
-            preview.plan, preview.parents, preview.problems, private=preview.private, signed_in=hub.signed_in
+            preview.plan, preview.parents, preview.problems, private=private, signed_in=hub.signed_in
         )
         return {
-            self.preview: shown if len(draft["models"]) > 1 else render.preview_wait(1),
+            self.preview: shown if len(recipe.models) > 1 else render.preview_wait(1),
             self.yaml: recipe.to_yaml(),
             self.link: render.recipe_link("", recipe),
             self.controls["output.root"]: gr.Dropdown(
-                choices=list(recipe.tasks), value=root if apart else None, visible=apart
+                choices=list(recipe.tasks),
+                value=recipe.output.root or recipe.tasks[0] if apart else None,
+                visible=apart,
             ),
         }
 
@@ -360,7 +373,11 @@ class MergePage:
         count = len(draft["models"])
         for index in range(ROWS):
             updates[self.rows[index]] = gr.Group(visible=index < count)
-            text = render.model_row(draft["models"][index]["model"], None, None, (), (), "") if index < count else ""
+            text = (
+                render.model_row(draft["models"][index]["model"], None, None, (), (), self._hub_url)
+                if index < count
+                else ""
+            )
             updates[self.row_texts[index]] = text
         return updates | {self.draft: draft}
 

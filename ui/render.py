@@ -47,6 +47,7 @@ TASK_NAMES = {
     "LMHeadModel": "language model",
     "ForImageClassification": "image classifier",
 }
+NEED_NAMES = {"gram": "Gram statistics", "fisher": "Fisher statistics", "base": "the common base"}
 LOG_LINES = 200
 MARKS = {"done": "✓", "failed": "✕", "running": "•", "waiting": ""}
 
@@ -159,7 +160,8 @@ def model_row(
         chips += [_statistics_chip(parent, kind) for kind in sorted(needs) if kind != "base"]
     elif not found:
         chips.append('<span class="mm-chip">looking it up …</span>')
-    return f'<div class="mm-row"><div>{name}{pinned}</div><div class="mm-chips">{"".join(chips)}</div>{problems(found)}</div>'
+    facts_line = f'<div class="mm-chips">{"".join(chips)}</div>'
+    return f'<div class="mm-row"><div>{name}{pinned}</div>{facts_line}{problems(found)}</div>'
 
 
 def _statistics_chip(parent: Parent, kind: str) -> str:
@@ -174,16 +176,18 @@ def _statistics_chip(parent: Parent, kind: str) -> str:
 
 def preview(plan: Plan, parents: Sequence[Parent], found: Sequence[Problem], *, private: bool, signed_in: bool) -> str:
     """What will happen, in plain words, and what stands in the way."""
-    errors = [problem for problem in found if problem.severity == "error"]
-    if errors:
-        count = plural(len(errors), "thing")
-        head = f'<h3 class="mm-no">Not yet: {count} to mend</h3>{problems(errors, short=False)}'
-        warnings = problems([problem for problem in found if problem.severity == "warning"])
-        return f'<div class="mm-preview">{head}{warnings}{_nothing_fetched()}</div>'
-    outcome = "Ready to merge" if signed_in else "This merge will work"
-    body = f'<h3 class="mm-yes">{outcome}</h3><p>{_outcome(plan, parents)}</p>'
-    body += _facts(plan, private)
+    if any(problem.severity == "error" for problem in found):
+        return impossible(found)
+    body = f'<h3 class="mm-yes">{"Ready to merge" if signed_in else "This merge will work"}</h3>'
+    body += f"<p>{_outcome(plan, parents)}</p>{_facts(plan, private)}"
     return f'<div class="mm-preview">{body}{problems(found)}{_nothing_fetched()}</div>'
+
+
+def impossible(found: Sequence[Problem]) -> str:
+    """What stands in the way of a merge."""
+    errors = sum(problem.severity == "error" for problem in found)
+    head = f'<h3 class="mm-no">Not yet: {plural(errors, "thing")} to mend</h3>'
+    return f'<div class="mm-preview">{head}{problems(found)}{_nothing_fetched()}</div>'
 
 
 def preview_wait(models: int) -> str:
@@ -238,10 +242,14 @@ def _nothing_fetched() -> str:
 
 def job(one: Job, *, base_url: str = "", now: float | None = None) -> str:
     """A job: its stages, how far it is, and at the end the link or the reason."""
-    title = f'<h3>{text(one.repo_id or one.id)} <span class="mm-chip mm-{one.status}">{STATUS_NAMES[one.status]}</span></h3>'
-    models = ", ".join(one.models)
-    about = f'<p class="mm-quiet">{text(one.method)} of {text(models)} · {ago(one.created, now)} · job {text(one.id)}</p>'
+    title = f"<h3>{text(one.repo_id or one.id)} {_status(one)}</h3>"
+    facts = f"{one.method} of {', '.join(one.models)} · {ago(one.created, now)} · job {one.id}"
+    about = f'<p class="mm-quiet">{text(facts, 900)}</p>'
     return f'<div class="mm-job">{title}{about}{_steps(one.stages)}{_now(one)}{_end(one, base_url)}</div>'
+
+
+def _status(one: Job) -> str:
+    return f'<span class="mm-chip mm-{one.status}">{STATUS_NAMES[one.status]}</span>'
 
 
 def _steps(stages: Iterable[StageState]) -> str:
@@ -282,8 +290,8 @@ def _end(one: Job, base_url: str) -> str:
     if one.status == "done" and one.url:
         page = f"{base_url}/model?{urlencode({'id': one.repo_id})}"
         return (
-            f'<p>{link(one.url, f"Open {one.repo_id} on the Hub", css="mm-big")}</p>'
-            f'<p>{link(page, "Its page here, to share", here=True)}</p>'
+            f"<p>{link(one.url, f'Open {one.repo_id} on the Hub', css='mm-big')}</p>"
+            f"<p>{link(page, 'Its page here, to share', here=True)}</p>"
         )
     if one.status == "failed":
         kept = " The result is kept: sign in again and publish it." if one.publishable else ""
@@ -315,11 +323,10 @@ def jobs(found: Sequence[Job], chosen: str = "", now: float | None = None) -> st
 
 def _job_line(one: Job, chosen: str, now: float | None) -> str:
     current = ' aria-current="true"' if one.id == chosen else ""
+    about = f"{one.method} of {plural(len(one.models), 'model')} · {ago(one.created, now)}"
     return (
         f'<li><a href="/jobs?{urlencode({"id": one.id})}"{current}><b>{text(one.repo_id or one.id)}</b>'
-        f'<span class="mm-chip mm-{one.status}">{STATUS_NAMES[one.status]}</span>'
-        f'<span class="mm-quiet">{text(one.method)} of {plural(len(one.models), "model")} · {ago(one.created, now)}'
-        "</span></a></li>"
+        f'{_status(one)}<span class="mm-quiet">{text(about)}</span></a></li>'
     )
 
 
@@ -352,8 +359,7 @@ def _method(method: MergeMethod) -> str:
     facts = {
         "Name in a recipe": " or ".join((method.name, *method.aliases)),
         "Models": f"at least {method.minimum_models}, {most} models",
-        "Needs": ", ".join(f"{need.title()} statistics" if need != "base" else "a base" for need in sorted(method.needs))
-        or "nothing else",
+        "Needs": ", ".join(NEED_NAMES.get(need, need) for need in sorted(method.needs)) or "nothing else",
     }
     rows = "".join(
         f"<tr><th scope=row>{text(label(one))}</th><td>{text(one.option.help)}</td><td>{text(one.range)}</td>"

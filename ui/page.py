@@ -1,0 +1,126 @@
+"""The whole site: four pages under one header, the public API, the guard before all of it."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+from gradio.components.navbar import Navbar
+
+from ui import methods_page, render
+from ui.api import add_calls
+from ui.desk import Desk
+from ui.job_page import JobPage
+from ui.merge_page import MergePage
+from ui.model_page import ModelPage
+from ui.security import Guard
+
+TITLE = "Merge My Models"
+HERE = Path(__file__).parent
+SYSTEM_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+MONO_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+NAVIGATION = (("Merge", "/"), ("Jobs", "/jobs"), ("Methods", "/methods"))
+UPLOAD_LIMIT = "1mb"  # nothing is uploaded yet
+KEEP_FILES = 3600  # seconds that an upload lives
+
+
+def theme() -> gr.Theme:
+    """Calm colours, system fonts, nothing from elsewhere."""
+    return gr.themes.Base(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        radius_size="lg",
+        font=SYSTEM_FONT,
+        font_mono=MONO_FONT,
+    )
+
+
+def build_page(desk: Desk) -> gr.Blocks:
+    """The Gradio application with all its pages."""
+    blocks: gr.Blocks
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEEP_FILES, KEEP_FILES)) as blocks:
+        _header(desk, blocks, "/")
+        MergePage(desk).build(blocks)
+        add_calls(desk)
+    with blocks.route("Jobs", "/jobs"):
+        _header(desk, blocks, "/jobs")
+        JobPage(desk).build(blocks)
+    with blocks.route("Methods", "/methods"):
+        _header(desk, blocks, "/methods")
+        methods_page.build()
+    with blocks.route("Model", "/model", show_in_navbar=False):
+        _header(desk, blocks, "/model")
+        ModelPage(desk).build(blocks)
+    return blocks
+
+
+def build_app(desk: Desk, *, origins: frozenset[str] = frozenset(), frames: str = "") -> FastAPI:
+    """The service as one ASGI application; `origins` and `frames` as `Guard` takes them."""
+    app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard, loopback_only=desk.access.single_user, origins=origins, frames=frames)
+
+    @app.get("/health")
+    def health() -> JSONResponse:
+        """Whether the page answers, and whether anybody works."""
+        return JSONResponse({"status": "ok", "worker": desk.worker_alive()})
+
+    blocks = build_page(desk)
+    blocks.queue(default_concurrency_limit=4, max_size=200)
+    options: dict[str, Any] = {
+        "theme": theme(),
+        "css_paths": HERE / "style.css",
+        "favicon_path": HERE / "favicon.svg",
+        "footer_links": ["api"],
+        "head": '<meta name="description" content="Merge fine-tuned models of the Hugging Face Hub">',
+    }
+    gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        show_error=False,
+        ssr_mode=False,
+        run_history=False,
+        enable_monitoring=False,
+        max_file_size=UPLOAD_LIMIT,
+        pwa=False,
+        **options,
+    )
+    return app
+
+
+def _header(desk: Desk, blocks: gr.Blocks, here: str) -> None:
+    """The line at the top of every page: where one is, where one can go, who one is."""
+    Navbar(visible=False)
+    with gr.Row(elem_classes="mm-header", equal_height=True):
+        gr.HTML(header_html(here))
+        if desk.access.single_user:
+            user = gr.HTML(elem_id="user", elem_classes="mm-user")
+
+            def greet(token: gr.OAuthToken | None, request: gr.Request) -> str:
+                identity = desk.identity_or_none(desk.hub(token, request))
+                return user_html(identity.name if identity else "")
+
+            blocks.load(greet, None, user, show_progress="hidden", api_visibility="private")
+        else:
+            gr.LoginButton(
+                "Sign in with Hugging Face", logout_value="Sign out ({})", size="sm", elem_id="sign-in", scale=0
+            )
+
+
+def header_html(here: str) -> str:
+    """Brand and navigation."""
+    links = "".join(
+        f'<a href="{path}"{current}>{name}</a>'
+        for name, path in NAVIGATION
+        for current in (' aria-current="page"' if path == here else "",)
+    )
+    brand = '<a class="mm-brand" href="/"><span aria-hidden="true">⋈</span> Merge My Models</a>'
+    return f'<header>{brand}<nav aria-label="Pages">{links}</nav></header>'
+
+
+def user_html(name: str) -> str:
+    """Who the one user of this machine is."""
+    if name:
+        return f"<p>Signed in as <b>{render.text(name)}</b> on this machine</p>"
+    return "<p>Not signed in: run <code>hf auth login</code> on this machine</p>"
