@@ -69,6 +69,7 @@ class JobSpec:
     user: str
     token_ref: str
     endpoint: str | None = None  # of the Hub, None is the library's own
+    scopes: tuple[str, ...] | None = None  # that the sign-in granted, None when unknown
     folders_allowed: bool = False  # models may be folders of this machine (command line only)
 
     def as_dict(self) -> dict[str, Any]:
@@ -147,6 +148,11 @@ class JobFolder:
         return self.path / "output"
 
     @property
+    def journal(self) -> Path:
+        """Which shards of the output are finished (`merging.engine`)."""
+        return self.path / "output.journal.json"
+
+    @property
     def cache(self) -> Path:
         """What the Hub's libraries cache for this job alone."""
         return self.path / "cache"
@@ -180,6 +186,7 @@ class JobFolder:
         shutil.rmtree(self.parents, ignore_errors=True)
         shutil.rmtree(self.cache, ignore_errors=True)
         shutil.rmtree(self.path / "statistics", ignore_errors=True)
+        self.journal.unlink(missing_ok=True)
         if not keep_output:
             shutil.rmtree(self.output, ignore_errors=True)
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbos._sys_db import WorkflowStatus
-from hub.resolve import check_output, resolve
 
 from hub.client import Hub
-from hub.identity import require_signed_in
+from hub.identity import whoami
+from hub.resolve import check_output, resolve
 from jobs.job import STAGES, Job, JobFailed, JobFolder, JobSpec, JobStatus, StageState, job_id, read_json
 from jobs.store import QUEUE, VERSION, WORKFLOW, Store, a_worker_lives
 from merging.errors import InputError, Problem
@@ -49,6 +49,7 @@ class Preview:
     parents: tuple[Parent, ...]
     problems: tuple[Problem, ...]  # of models, plan, disk and output together
     weights: tuple[float, ...]  # each model's share after normalisation
+    found: tuple[Parent | None, ...] = ()  # one per model, None where it could not be resolved
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -59,9 +60,9 @@ class Preview:
 class JobService:
     """The jobs of one home folder and database."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, store: Store | None = None) -> None:
         self._settings = settings
-        self._store = Store(settings)
+        self._store = store or Store(settings)
         self._client = self._store.client()
 
     def close(self) -> None:
@@ -81,15 +82,17 @@ class JobService:
             too_large = disk_problem(plan, shutil.disk_usage(self._store.home).free)
             problems += [too_large] if too_large else []
         if with_output:
-            problems += _output_problems(hub, recipe)
-        return Preview(plan, resolved.recipe, resolved.parents, tuple(problems), recipe.effective_weights)
+            problems += check_output(hub, recipe)
+        return Preview(
+            plan, resolved.recipe, resolved.parents, tuple(problems), recipe.effective_weights, resolved.found
+        )
 
     def submit(self, recipe: Recipe, hub: Hub, *, nonce: str = "", folders_allowed: bool = False) -> Job:
         """Check everything once more and queue the job. The same user, recipe and nonce give the same job.
 
         Raises InputError with all that was found: bad input, not signed in, too many jobs.
         """
-        identity = require_signed_in(hub)
+        identity = whoami(hub)
         text = recipe.to_yaml()
         new_id = job_id(identity.name, text, nonce or uuid.uuid4().hex)
         known = self._find(new_id, identity.name)
@@ -99,7 +102,8 @@ class JobService:
         preview = self.preview(recipe, hub, folders_allowed=folders_allowed)
         if preview.errors:
             raise InputError.of(preview.errors)
-        spec = JobSpec(text, identity.name, new_id, hub.endpoint, folders_allowed)
+        scopes = None if hub.scopes is None else tuple(sorted(hub.scopes))
+        spec = JobSpec(text, identity.name, new_id, hub.endpoint, scopes, folders_allowed)
         with self._store.submitting():
             self._check_limit(identity.name)
             self.enqueue(new_id, spec, str(hub.token))
@@ -120,7 +124,7 @@ class JobService:
             spec.as_dict(),
         )
 
-    def list(self, user: str) -> "list[Job]":
+    def list(self, user: str) -> Sequence[Job]:
         """The jobs of a user, newest first."""
         found = self._client.list_workflows(user=user, name=WORKFLOW, sort_desc=True, limit=HISTORY)
         return [self._job(status) for status in found]
@@ -129,7 +133,7 @@ class JobService:
         """One job of a user. Raises InputError for one that is unknown or somebody else's."""
         return self._job(self._require(id, user))
 
-    def log(self, id: str, user: str) -> "list[dict[str, Any]]":
+    def log(self, id: str, user: str) -> Sequence[dict[str, Any]]:
         """The log of a job: time, stage, level and message of each line."""
         self._require(id, user)
         return self._folder(id).read_log()
@@ -154,7 +158,7 @@ class JobService:
 
     def retry_publish(self, id: str, hub: Hub) -> Job:
         """Publish the result that a failed job kept, with the token of a new sign-in. Raises InputError."""
-        user = require_signed_in(hub).name
+        user = whoami(hub).name
         job = self.get(id, user)
         if not job.publishable:
             raise InputError("This job has no result to publish", f"it is {job.status}", "Run it again")
@@ -167,10 +171,15 @@ class JobService:
         """False when queued jobs wait for nobody."""
         return a_worker_lives(self._store)
 
-    def stranded(self) -> "list[str]":
+    def stranded(self) -> tuple[str, ...]:
         """Ids of waiting or running jobs that no worker of this version can run."""
         found = self._client.list_workflows(status=ACTIVE, load_input=False, load_output=False)
-        return [status.workflow_id for status in found if _stranded(status)]
+        return tuple(status.workflow_id for status in found if _stranded(status))
+
+    def executors(self) -> set[str]:
+        """The workers that have a running job, alive or dead."""
+        found = self._client.list_workflows(status="PENDING", load_input=False, load_output=False)
+        return {status.executor_id for status in found if status.executor_id}
 
     def clean_expired(self, now: float | None = None) -> int:
         """Delete jobs that ended more than `keep_days` ago, with all their files. Returns how many."""
@@ -228,6 +237,7 @@ class JobService:
 
     def _job(self, status: WorkflowStatus) -> Job:
         """The engine's record as its owner reads it."""
+        assert status.input is not None
         spec = JobSpec(**status.input["args"][0])
         recipe = recipe_from_yaml(spec.recipe_yaml)
         folder = self._folder(status.workflow_id)
@@ -260,12 +270,6 @@ class JobService:
             problem=failure.problem if failure else None,
             publishable=bool(failure and failure.kept and folder.output.is_dir()),
         )
-
-
-def _output_problems(hub: Hub, recipe: Recipe) -> Sequence[Problem]:
-    if recipe.output.repo_id is None:
-        return [Problem("The result has no name", "it becomes a new repo", "Add output.repo_id", "output.repo_id")]
-    return check_output(hub, recipe)
 
 
 def _stages(steps: Sequence[Any], event: dict[str, Any] | None, state: JobStatus) -> tuple[StageState, ...]:

@@ -1,0 +1,155 @@
+"""The same stages without a queue: what the command line does on this machine."""
+
+import shutil
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hub.client import Hub
+from hub.datasets import load_rows
+from hub.download import fetch
+from hub.publish import Published, publish
+from hub.resolve import resolve
+from hub.statistics import publish_statistics
+from jobs import stages
+from jobs.job import JobFolder, read_json
+from jobs.stages import StageContext
+from merging.calibrate import collect
+from merging.checkpoint import open_parent, sha256_of
+from merging.engine import Report
+from merging.errors import InputError
+from merging.evaluate import Score, accuracy
+from merging.parent import Parent
+from merging.plan import make_plan
+from merging.progress import Progress
+from merging.recipe import Calibration, ModelEntry, Recipe, recipe_from_dict
+
+
+def merge_here(
+    hub: Hub,
+    recipe: Recipe,
+    out: Path,
+    *,
+    device: str = "auto",
+    threads: int = 0,
+    memory: int = 2 << 30,
+    check: bool = True,
+) -> Generator[Progress, None, Report]:
+    """Merge into the new folder `out`, which appears when it is whole and checked.
+
+    Until then everything is in `<out>.work`, from which an interrupted merge of the same recipe goes on.
+    """
+    work = out.with_name(out.name + ".work")
+    folder = JobFolder(work, "merge")
+    text = recipe.to_yaml()
+    if folder.recipe.exists() and folder.recipe.read_text() != text:
+        shutil.rmtree(work)  # ours: another recipe's unfinished work
+    folder.path.mkdir(parents=True, exist_ok=True)
+    context = StageContext(
+        folder, hub, recipe, folders_allowed=True, device=device, threads=threads, memory=memory, publishes=False
+    )
+    for stage in (stages.pin, stages.fetch, stages.calibrate, stages.merge, *([stages.check] if check else [])):
+        yield from stage(context)
+    report = dict(read_json(folder.report) or {})
+    report.pop("checks", None)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists():
+        out.rmdir()  # empty: the command line refuses any other
+    folder.output.rename(out)
+    shutil.rmtree(work)
+    return Report.from_dict(report)
+
+
+def collect_here(
+    hub: Hub, kind: str, model: str, wish: Calibration, out: Path, *, device: str = "auto"
+) -> Generator[Progress, None, Path]:
+    """Gram or Fisher statistics of a model of the Hub, or of a folder, into the new file `out`."""
+    with TemporaryDirectory(prefix="merge-", dir=out.resolve().parent) as name:
+        folder, parent = yield from local_model(hub, model, Path(name))
+        rows = load_rows(
+            hub,
+            wish.data,
+            text_column=wish.text_column,
+            label_column=None,
+            examples=wish.examples,
+            seed=wish.seed,
+            cache_dir=Path(name) / "cache",
+            files_allowed=True,
+        )
+        return (
+            yield from collect(
+                "gram" if kind == "gram" else "fisher",
+                folder,
+                [text for text, _ in rows],
+                out,
+                examples=wish.examples,
+                max_length=wish.max_length,
+                batch_size=wish.batch_size,
+                seed=wish.seed,
+                device=device,
+                model=parent.model,
+                revision=parent.revision,
+                dataset=wish.data,
+            )
+        )
+
+
+def evaluate_here(
+    hub: Hub, models: Sequence[str], wish: Calibration, *, label_column: str | None, device: str = "auto"
+) -> Generator[Progress, None, dict[str, Score]]:
+    """Accuracy of each classifier on the same labelled rows; `folder/task` or `owner/name:task` names one head."""
+    scores: dict[str, Score] = {}
+    with TemporaryDirectory(prefix="merge-") as name:
+        rows = load_rows(
+            hub,
+            wish.data,
+            text_column=wish.text_column,
+            label_column=label_column,
+            examples=wish.examples,
+            seed=wish.seed,
+            cache_dir=Path(name) / "cache",
+            files_allowed=True,
+        )
+        labelled = [(text, label) for text, label in rows if label is not None]
+        if not labelled:
+            raise InputError(f"{wish.data} has no labels", "a score needs them", "Name their column", "label_column")
+        for number, model in enumerate(models):
+            yield Progress("evaluate", number, len(models), "models", model)
+            repo, _, task = model.partition(":")
+            folder, _ = yield from local_model(hub, repo, Path(name) / str(number), task=task)
+            scores[model] = accuracy(
+                folder, labelled, batch_size=wish.batch_size, max_length=wish.max_length, device=device
+            )
+    return scores
+
+
+def push_here(hub: Hub, folder: Path, repo_id: str, *, private: bool) -> Generator[Progress, None, Published]:
+    """Publish a merged folder as a new repo, once."""
+    yield Progress("publish", 0, 1, "commits", repo_id)
+    identity = sha256_of(folder / "recipe.yaml")[:16] if (folder / "recipe.yaml").is_file() else "push"
+    return publish(hub, folder, repo_id, private=private, job_id=f"push-{identity}", message="Upload of a merge")
+
+
+def publish_here(hub: Hub, model: str, kind: str, path: Path) -> str:
+    """Publish a statistics file to `owner/<model>-merge-statistics`."""
+    return publish_statistics(hub, model, {kind: path}, private=False)
+
+
+def local_model(
+    hub: Hub, model: str, target: Path, *, task: str = ""
+) -> Generator[Progress, None, tuple[Path, Parent]]:
+    """The files of one model on this disk: the folder that it is, or fetched into `target`."""
+    entry = ModelEntry(model=model)
+    if entry.is_folder or Path(model).is_dir():
+        folder = Path(model).expanduser()
+        return folder, open_parent(model, folder)
+    wish: dict[str, Any] = {"merge_method": "average", "models": [{"model": model}]}
+    parent = resolve(hub, recipe_from_dict(wish)).raise_if_impossible().parents[0]
+    files = make_plan(recipe_from_dict(wish), [parent]).fetch[0]
+    if task:
+        files = tuple(name for name in parent.files if name.startswith(f"{task}/"))
+        if not files:
+            raise InputError(f"{model} has no task {task}", "no such folder in it", "Name one of its folders", "models")
+    yield from fetch(hub, parent, files, target)
+    return target / task, parent

@@ -1,0 +1,93 @@
+"""The child process of one stage: `python -m jobs.stage NAME JOBFOLDER PARENT_PID`, a request line on stdin.
+
+The token comes on stdin and nowhere else. Answers are JSON lines on the stdout that the process was started with;
+whatever a library prints goes to stderr, which the worker writes to the job's log.
+"""
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NoReturn
+
+from jobs.child import end_with_worker, scrub
+from jobs.job import JobFolder
+from merging.errors import InputError, MergeError, Problem
+from merging.progress import Progress
+
+PROGRESS_EVERY = 0.1  # seconds between two lines of progress at least
+
+Stage = Callable[[Path, Mapping[str, Any]], Generator[Progress, None, dict[str, Any]]]
+
+
+def main(arguments: list[str], stages: Mapping[str, Stage]) -> NoReturn:
+    """Run a stage and end the process: status 0 when it is done, 1 when it failed with a reason."""
+    status = _run(arguments, stages)
+    sys.stderr.flush()
+    os._exit(status)  # no waiting for what libraries do at the end of a process
+
+
+def _run(arguments: list[str], stages: Mapping[str, Stage]) -> int:
+    name, folder, parent = arguments
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    request = json.loads(sys.stdin.readline() or "null") or sys.exit(1)
+    end_with_worker(int(parent))
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+
+    def answer(kind: str, value: Any) -> None:
+        answers.write(json.dumps({kind: value}) + "\n")
+
+    try:
+        answer("result", _drive(stages[name](Path(folder), request), lambda value: answer("progress", value)))
+        return 0
+    except MergeError as error:
+        problems = error.problems if isinstance(error, InputError) else (error.problem,)
+        for problem in problems[1:]:
+            answer("log", str(problem))
+        answer("error", {"problem": asdict(problems[0])})
+    except Exception as error:
+        answer("error", {"problem": asdict(_unexpected(name, error, str(request.get("token") or "")))})
+    return 1
+
+
+def _drive(stage: Generator[Progress, None, dict[str, Any]], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """The stage's result; its progress is told at most ten times a second, and the last of it always."""
+    told, waiting = 0.0, None
+    while True:
+        try:
+            waiting = asdict(next(stage))
+        except StopIteration as end:
+            if waiting is not None:
+                tell(waiting)
+            return end.value or {}
+        if time.monotonic() - told >= PROGRESS_EVERY:
+            tell(waiting)
+            told, waiting = time.monotonic(), None
+
+
+def _unexpected(name: str, error: Exception, token: str) -> Problem:
+    """An error that nobody foresaw: one sentence for the user, where it happened for the log."""
+    import traceback
+
+    print(scrub("".join(traceback.format_exception(error)), token), file=sys.stderr, flush=True)
+    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return Problem("The disk is full", f"in the stage {name}", "Free some space and run the job again")
+    text = scrub(f"{type(error).__name__}: {error}", token).splitlines()[0][:500]
+    return Problem(f"The stage {name} failed", text, "Run the job again, or tell the operator")
+
+
+def job_folder(path: Path) -> JobFolder:
+    """The job that a folder belongs to."""
+    return JobFolder(path.parent.parent, path.name)
+
+
+if __name__ == "__main__":
+    from jobs.stages import TABLE
+
+    main(sys.argv[1:], TABLE)

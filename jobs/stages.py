@@ -1,0 +1,294 @@
+"""What each stage of a job does: thin glue over `hub` and `merging`. Runs in a child process, see `stage.py`.
+
+Every stage may be run again after a kill at any point: downloads and finished shards are kept, small files are
+written under another name and renamed, publishing twice publishes once.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from hub.client import Hub
+from hub.resolve import check_output, resolve, result_is_private
+from jobs.child import ROOT
+from jobs.job import JobFolder, read_json, write_atomically
+from jobs.stage import Stage, job_folder
+from merging.checkpoint import open_parent
+from merging.errors import InputError, MergeError
+from merging.parent import Parent
+from merging.plan import Plan, disk_problem, make_plan
+from merging.progress import Progress
+from merging.recipe import Recipe, StatisticsKind, recipe_from_yaml
+from merging.statistics import Statistics, check_values
+
+CHECK_MEMORY = 16 << 30  # bytes of data that the check of one model may take
+Result = dict[str, Any]
+Steps = Generator[Progress, None, Result]
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a stage has to work with."""
+
+    folder: JobFolder
+    hub: Hub
+    recipe: Recipe  # as submitted
+    folders_allowed: bool = False
+    device: str = "auto"
+    threads: int = 0
+    memory: int = 2 << 30  # bytes
+    public_url: str = ""
+
+    @cached_property
+    def pinned(self) -> Recipe:
+        """The recipe that the stage pin wrote."""
+        return recipe_from_yaml(self.folder.pinned.read_text())
+
+    @property
+    def kinds(self) -> tuple[StatisticsKind, ...]:
+        """The kinds of statistics that the method needs."""
+        needs = self.recipe.method.needs
+        return tuple(kind for kind in ("gram", "fisher") if kind in needs)
+
+    def remote(self) -> tuple[Parent, ...]:
+        """The parents as the Hub shows them now, at the pinned revisions: asks for access once more."""
+        resolved = resolve(self.hub, self.pinned, folders_allowed=self.folders_allowed).raise_if_impossible()
+        pinned = [set(entry.statistics) for entry in self.pinned.models]
+        return tuple(
+            replace(parent, statistics={kind: fact for kind, fact in parent.statistics.items() if kind in kinds})
+            for parent, kinds in zip(resolved.parents, pinned, strict=True)
+        )
+
+    def files_of(self, index: int) -> Path:
+        """Where the files of a parent lie."""
+        entry = self.pinned.models[index]
+        return Path(entry.model).expanduser() if entry.is_folder else self.folder.parent(index)
+
+    def local(self) -> tuple[Parent, ...]:
+        """The parents as they lie on disk, with the statistics that lie beside them."""
+        parents = []
+        for index, entry in enumerate(self.pinned.models):
+            parent = open_parent(
+                entry.repo_id,
+                self.files_of(index),
+                revision=entry.revision or "",
+                calibration=entry.calibration is not None,
+            )
+            facts = {kind: file.fact for kind, file in self.statistics(index).items()}
+            parents.append(replace(parent, statistics=facts))
+        return tuple(parents)
+
+    def statistics(self, index: int) -> dict[str, Statistics]:
+        """The statistics files of a parent that are on disk."""
+        paths = {kind: self.folder.statistics(index, kind) for kind in self.kinds}
+        return {kind: Statistics(path) for kind, path in paths.items() if path.is_file()}
+
+
+def pin(context: StageContext) -> Steps:
+    """Pin every revision, plan from headers, look at the disk and at the output's name."""
+    yield Progress("pin", 0, 1, "steps", "reading headers")
+    resolved = resolve(context.hub, context.recipe, folders_allowed=context.folders_allowed).raise_if_impossible()
+    plan = make_plan(resolved.recipe, resolved.parents).raise_if_impossible()
+    too_large = disk_problem(plan, shutil.disk_usage(context.folder.path).free)
+    errors = [problem for problem in check_output(context.hub, context.recipe) if problem.severity == "error"]
+    if too_large or errors:
+        raise InputError.of([too_large] if too_large else errors)
+    write_atomically(context.folder.recipe, context.recipe.to_yaml())
+    write_atomically(context.folder.plan, json.dumps(plan.as_dict()))
+    write_atomically(context.folder.pinned, resolved.recipe.to_yaml())
+    yield Progress("pin", 1, 1, "steps", f"{len(plan.steps)} tensors")
+    return {"download_bytes": plan.download_bytes, "output_bytes": plan.output_bytes}
+
+
+def fetch(context: StageContext) -> Steps:
+    """Download the pinned files, then plan again from them: it must be the same plan."""
+    from hub.download import fetch as download
+    from hub.download import fetch_statistics
+
+    parents = context.remote()
+    plan = make_plan(context.pinned, parents).raise_if_impossible()
+    done = 0
+    for index, parent in enumerate(parents):
+        if not context.pinned.models[index].is_folder:
+            for step in download(context.hub, parent, plan.fetch[index], context.folder.parent(index)):
+                yield Progress("fetch", done + step.done, plan.download_bytes, "bytes", step.message or parent.model)
+            done += sum(parent.files.get(name, 0) for name in plan.fetch[index])
+        for kind, fact in parent.statistics.items():
+            path = context.folder.statistics(index, kind)
+            for step in fetch_statistics(context.hub, fact, path):
+                yield Progress("fetch", done + step.done, plan.download_bytes, "bytes", step.message)
+            check_values(path)
+            done += fact.nbytes
+    _agree(plan, make_plan(context.pinned, context.local()), context.folder)
+    yield Progress("fetch", plan.download_bytes, plan.download_bytes, "bytes")
+    return {"bytes": plan.download_bytes}
+
+
+def _agree(headers: Plan, files: Plan, folder: JobFolder) -> None:
+    """The plan of the preview, of the headers and of the files are one."""
+    files.raise_if_impossible()
+    first = (read_json(folder.plan) or {}).get("fingerprint")
+    if not first == headers.fingerprint == files.fingerprint:
+        raise MergeError("The downloaded files are not what was planned", "a model was changed meanwhile", "Try again")
+
+
+def calibrate(context: StageContext) -> Steps:
+    """Collect the statistics that are not published, from the text that the recipe names."""
+    missing = [
+        (index, kind)
+        for index in range(len(context.pinned.models))
+        for kind in context.kinds
+        if not context.folder.statistics(index, kind).is_file()
+    ]
+    for place, (index, kind) in enumerate(missing):
+        for step in _collect(context, index, kind):
+            message = f"{kind} of {context.pinned.models[index].repo_id} ({place + 1} of {len(missing)})"
+            yield Progress("calibrate", step.done, step.total, step.unit, message)
+    return {"collected": len(missing)}
+
+
+def _collect(context: StageContext, index: int, kind: StatisticsKind) -> Generator[Progress, None, None]:
+    from hub.datasets import load_rows
+    from merging.calibrate import collect
+
+    entry = context.pinned.models[index]
+    wish = entry.calibration
+    if wish is None:
+        raise InputError(f"{entry.model} has no {kind} statistics", "and no text to collect them from", "Name some")
+    rows = load_rows(
+        context.hub,
+        wish.data,
+        text_column=wish.text_column,
+        label_column=None,
+        examples=wish.examples,
+        seed=wish.seed,
+        cache_dir=context.folder.cache,
+    )
+    path = context.folder.statistics(index, kind)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    yield from collect(
+        kind,
+        context.files_of(index),
+        [text for text, _ in rows],
+        partial,
+        examples=wish.examples,
+        max_length=wish.max_length,
+        batch_size=wish.batch_size,
+        seed=wish.seed,
+        device=context.device,
+        model=entry.repo_id,
+        revision=entry.revision or "",
+        dataset=wish.data,
+    )
+    partial.replace(path)
+
+
+def merge(context: StageContext) -> Steps:
+    """Merge into the job's output folder; shards that an earlier start finished are kept."""
+    from merging.engine import merge as run
+
+    parents = context.local()
+    plan = make_plan(context.pinned, parents).raise_if_impossible()
+    files = [context.statistics(index) for index in range(len(parents))]
+    report = yield from run(
+        plan,
+        parents,
+        context.folder.output,
+        statistics=files,
+        device=context.device,
+        threads=context.threads,
+        memory=context.memory,
+    )
+    write_atomically(context.folder.report, json.dumps(report.as_dict()))
+    return {"seconds": report.seconds}
+
+
+def check(context: StageContext) -> Steps:
+    """Load each model of the output in a process of its own and run it once."""
+    plan = make_plan(context.pinned, context.local())
+    found = []
+    for index, output in enumerate(plan.outputs):
+        yield Progress("check", index, len(plan.outputs), "models", output.folder or "root")
+        found.append(_check(context.folder.output / output.folder, plan.parameters(output), output.folder or "root"))
+    report = read_json(context.folder.report)
+    write_atomically(context.folder.report, json.dumps(report | {"checks": found}))
+    yield Progress("check", len(plan.outputs), len(plan.outputs), "models")
+    return {"checked": len(found)}
+
+
+def _check(folder: Path, parameters: int, name: str) -> Result:
+    command = [sys.executable, "-m", "merging.check", str(folder)]
+    process = subprocess.run(
+        [*command, "--parameters", str(parameters), "--memory", str(CHECK_MEMORY)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    if process.returncode == 0:
+        result: Result = json.loads(process.stdout.splitlines()[-1])
+        return result | {"folder": name}
+    said = process.stderr.strip().splitlines()
+    reason = said[-1] if said else f"its process ended with status {process.returncode}"
+    raise MergeError(f"The merged model ({name}) did not pass its check", reason, "Nothing was published")
+
+
+def publish(context: StageContext) -> Steps:
+    """Write the card and publish all files in one commit; again after a kill, it is the same commit."""
+    from hub.card import render_card
+    from hub.publish import publish as upload
+    from merging.engine import Report
+
+    repo_id = context.pinned.output.repo_id
+    assert repo_id is not None
+    yield Progress("publish", 0, 0, "bytes", f"to {repo_id}")
+    parents = context.remote()
+    report = Report.from_dict(
+        {key: value for key, value in read_json(context.folder.report).items() if key != "checks"}
+    )
+    card = render_card(context.pinned, parents, report, repo_id=repo_id, service_url=context.public_url)
+    write_atomically(context.folder.output / "README.md", card)
+    published = upload(
+        context.hub,
+        context.folder.output,
+        repo_id,
+        private=result_is_private(context.pinned, parents),
+        job_id=context.folder.id,
+        message=f"Merge by {context.pinned.method.name}",
+    )
+    write_atomically(context.folder.published, json.dumps(published.as_dict()))
+    yield Progress("publish", 1, 1, "commits", published.url)
+    return {"published": published.as_dict()}
+
+
+def _stage(function: Callable[[StageContext], Steps]) -> Stage:
+    def run(path: Path, request: Mapping[str, Any]) -> Steps:
+        return (yield from function(_context(path, request)))
+
+    return run
+
+
+def _context(path: Path, request: Mapping[str, Any]) -> StageContext:
+    scopes = request["scopes"]
+    return StageContext(
+        folder=job_folder(path),
+        hub=Hub(request["endpoint"], request["token"], None if scopes is None else frozenset(scopes)),
+        recipe=recipe_from_yaml(request["recipe_yaml"]),
+        folders_allowed=request["folders_allowed"],
+        device=request["device"],
+        threads=request["threads"],
+        memory=request["memory"],
+        public_url=request["public_url"] or "",
+    )
+
+
+TABLE: Mapping[str, Stage] = {
+    function.__name__: _stage(function) for function in (pin, fetch, calibrate, merge, check, publish)
+}

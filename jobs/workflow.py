@@ -1,0 +1,227 @@
+"""The durable part: one workflow, one step a stage, each step a child process that is watched.
+
+A step runs at least once: what it does must be repeatable. It ends early when the job is cancelled (the child's
+process group is killed), and not at all when the worker is stopped: then it simply runs again at the next start.
+"""
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from dbos import DBOS, DBOSClient
+
+from jobs.child import COMMAND, StageProcess, child_environment, scrub
+from jobs.job import STAGES, JobFailed, JobFolder, JobSpec, read_json, write_atomically
+from jobs.store import WORKFLOW, Store
+from merging.errors import Problem
+from settings import Settings, parse_size
+
+POLL = 0.25  # seconds between two looks at the child
+CANCEL_EVERY = 0.5  # seconds between two looks whether the job is still ours
+EVENT_EVERY = 0.5  # seconds between two progress events at least
+STARTS_LIMIT = 3  # a stage that ended its worker so often is not started again
+ENGINE_LIMIT = 100  # starts of one job that DBOS allows, whatever the reason
+
+
+class Disowned(Exception):
+    """Another worker has this job now: leave its folder and its token alone."""
+
+
+class Runner:
+    """Runs the stages of jobs in this worker. `command` starts a stage's child process."""
+
+    def __init__(self, settings: Settings, store: Store, executor: str, command: Sequence[str] = COMMAND) -> None:
+        self._settings = settings
+        self._store = store
+        self._executor = executor
+        self._command = tuple(command)
+        self._client: DBOSClient = store.client()
+        self._running: dict[str, StageProcess] = {}
+        self._lock = threading.Lock()
+        self._stopping = threading.Event()
+
+    def register(self) -> Callable[..., Any]:
+        """Give DBOS the workflow. Call once, before launch."""
+
+        def merge_job(spec: dict[str, Any]) -> dict[str, Any]:
+            return self._run(JobSpec(**spec))
+
+        workflow: Callable[..., Any] = DBOS.workflow(name=WORKFLOW, max_recovery_attempts=ENGINE_LIMIT)(merge_job)
+        return workflow
+
+    def stop(self) -> None:
+        """Kill every child, so that their steps run again at the next start. They do not count as crashes."""
+        with self._lock:
+            self._stopping.set()
+            running = dict(self._running)
+        for id, process in running.items():
+            process.kill()
+            JobFolder(self._store.home, id).starts.unlink(missing_ok=True)
+
+    def _run(self, spec: JobSpec) -> dict[str, Any]:
+        """The workflow: deterministic, the stages in their order."""
+        folder = JobFolder(self._store.home, spec.token_ref)
+        try:
+            result: dict[str, Any] = {}
+            for stage in STAGES:
+                result |= DBOS.run_step({"name": stage}, self._step, stage, spec, folder)
+            return result
+        except JobFailed as failure:
+            self._release(spec, folder, keep_output=failure.kept)
+            raise
+        except BaseException:
+            if self._state(spec.token_ref)[0] == "CANCELLED":
+                self._release(spec, folder)
+            raise
+
+    def _step(self, stage: str, spec: JobSpec, folder: JobFolder) -> dict[str, Any]:
+        """One stage, with everything that may go wrong put into one sentence without secrets."""
+        folder.create()
+        began = time.time()
+        folder.append_log(stage, f"{stage} started on {self._executor}")
+        try:
+            self._count_start(stage, folder)
+            result = self._clean(spec, folder) if stage == "clean" else self._watch(stage, spec, folder)
+        except Disowned:
+            raise
+        except JobFailed as failure:
+            folder.starts.unlink(missing_ok=True)
+            folder.append_log(stage, str(failure), "error")
+            raise
+        except Exception as error:
+            self._hold_if_stopping()
+            folder.starts.unlink(missing_ok=True)
+            text = scrub(f"{type(error).__name__}: {error}")
+            folder.append_log(stage, text, "error")
+            problem = Problem(f"The stage {stage} failed", text[:500], "Run the job again, or tell the operator")
+            raise JobFailed(problem, stage, stage == "publish") from None
+        folder.starts.unlink(missing_ok=True)
+        folder.append_log(stage, f"{stage} done in {time.time() - began:.1f} s")
+        return result
+
+    def _watch(self, stage: str, spec: JobSpec, folder: JobFolder) -> dict[str, Any]:
+        """Run the stage's child to its end, publishing progress, obeying cancel and stop."""
+        token = self._store.tokens.get(spec.token_ref)
+        if token is None:
+            problem = Problem("The sign-in of this job is gone", "its token was deleted", "Sign in and try again")
+            raise JobFailed(problem, stage, stage == "publish")
+        process = self._start(stage, spec, folder, token)
+        try:
+            status = self._wait(process, stage, spec.token_ref)
+        finally:
+            with self._lock:
+                self._running.pop(spec.token_ref, None)
+            process.kill()
+        self._hold_if_stopping()
+        if status == 0 and process.answers.error is None:
+            return process.answers.result
+        raise _failure(stage, status, process.answers.error)
+
+    def _start(self, stage: str, spec: JobSpec, folder: JobFolder, token: str) -> StageProcess:
+        request = {
+            "token": token,
+            "endpoint": spec.endpoint,
+            "scopes": spec.scopes,
+            "recipe_yaml": spec.recipe_yaml,
+            "user": spec.user,
+            "folders_allowed": spec.folders_allowed,
+            "device": self._settings.device,
+            "threads": self._settings.threads,
+            "memory": parse_size(self._settings.memory),
+            "public_url": self._settings.public_url,
+        }
+        shutil.rmtree(folder.cache, ignore_errors=True)
+        with self._lock:
+            self._hold_if_stopping()
+            process = StageProcess(
+                self._command,
+                [stage, str(folder.path)],
+                request,
+                child_environment(folder.cache, spec.endpoint, os.environ),
+                lambda level, message: folder.append_log(stage, message, level),
+            )
+            self._running[spec.token_ref] = process
+        return process
+
+    def _wait(self, process: StageProcess, stage: str, id: str) -> int:
+        """The child's exit status. Raises JobFailed when the job is no longer to run here."""
+        started, told, looked = time.time(), 0.0, time.monotonic()
+        shown: dict[str, Any] | None = None
+        _tell(stage, started, None)
+        while True:
+            status = process.wait(POLL)
+            self._hold_if_stopping()
+            now = time.monotonic()
+            latest = process.answers.progress
+            if latest is not None and latest != shown and (now - told >= EVENT_EVERY or status is not None):
+                _tell(stage, started, latest)
+                told, shown = now, latest
+            if status is not None:
+                return status
+            if now - looked >= CANCEL_EVERY:
+                looked = now
+                state, owner = self._state(id)
+                if state != "PENDING" or owner != self._executor:
+                    process.kill()
+                    raise Disowned(id) if state != "CANCELLED" else JobFailed(Problem("The job was cancelled"))
+
+    def _state(self, id: str) -> tuple[str, str | None]:
+        """Status and executor of a job as the database has them now."""
+        found = self._client.list_workflows(workflow_ids=[id], load_input=False, load_output=False)
+        return (found[0].status, found[0].executor_id) if found else ("CANCELLED", None)
+
+    def _clean(self, spec: JobSpec, folder: JobFolder) -> dict[str, Any]:
+        """Keep recipe, report and log; everything large and the token go."""
+        self._release(spec, folder)
+        published: dict[str, Any] = read_json(folder.published) or {}
+        return {"published": published}
+
+    def _release(self, spec: JobSpec, folder: JobFolder, *, keep_output: bool = False) -> None:
+        self._store.tokens.delete(spec.token_ref)
+        folder.free(keep_output=keep_output)
+
+    def _count_start(self, stage: str, folder: JobFolder) -> None:
+        """Refuse a stage that took its worker down with it again and again."""
+        before = read_json(folder.starts) or {}
+        count = before.get("count", 0) if before.get("stage") == stage else 0
+        if count >= STARTS_LIMIT:
+            problem = Problem(
+                f"This job ended its worker {count} times",
+                f"each time in the stage {stage}, perhaps for want of memory",
+                "Try smaller models, or tell the operator",
+            )
+            raise JobFailed(problem, stage, stage == "publish")
+        write_atomically(folder.starts, f'{{"stage": "{stage}", "count": {count + 1}}}')
+
+    def _hold_if_stopping(self) -> None:
+        """While the worker stops, a step must neither return nor raise: either would be recorded."""
+        if self._stopping.is_set():
+            _hold()
+
+
+def _hold() -> NoReturn:
+    while True:
+        time.sleep(3600)
+
+
+def _tell(stage: str, started: float, progress: dict[str, Any] | None) -> None:
+    event = {"stage": stage, "done": 0, "total": 0, "unit": "", "message": "", "started": started}
+    DBOS.set_event("progress", event | (progress or {}) | {"stage": stage, "updated": time.time()})
+
+
+def _failure(stage: str, status: int, error: dict[str, Any] | None) -> JobFailed:
+    """Why a child ended badly."""
+    if error is not None:
+        return JobFailed(Problem(**error["problem"]), stage, stage == "publish")
+    if status < 0:
+        problem = Problem(
+            f"The stage {stage} was killed",
+            f"signal {-status}, most often because memory ran out",
+            "Try smaller models, or tell the operator",
+        )
+    else:
+        problem = Problem(f"The stage {stage} ended with status {status}", "see the log", "Run the job again")
+    return JobFailed(problem, stage, stage == "publish")

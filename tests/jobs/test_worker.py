@@ -1,0 +1,184 @@
+"""Workers as real processes: killed, stopped, doubled, cancelled."""
+
+import json
+import os
+import signal
+import time
+
+import pytest
+
+from jobs.job import JobFolder
+from jobs.service import JobService
+from jobs.store import QUEUE, executor_id
+from tests.jobs.processes import TOKEN, Workers, alive, ended, queue, trace, wait_for
+
+
+def in_merge(workers: Workers, id: str) -> int:
+    """Wait until the stage merge has started a helper process; its pid."""
+    helper = JobFolder(workers.home, id).path / "helper"
+    return int(wait_for(lambda: helper.exists() and helper.read_text()))
+
+
+def test_a_killed_worker_goes_on_where_it_was(workers: Workers, service: JobService) -> None:
+    """After kill -9 in merge the finished stages are not redone, merge starts again."""
+    id = queue(service, "job1", tenths=30)
+    worker = workers.start()
+    helper = in_merge(workers, id)
+    worker.kill()
+    wait_for(lambda: not alive(helper), 2)
+    (JobFolder(workers.home, id).path / "helper").unlink()
+    workers.start()
+    in_merge(workers, id)
+    job = ended(service, id)
+    assert job.status == "done"
+    assert trace(workers.home, id) == ["pin", "fetch", "calibrate", "merge", "merge", "check", "publish"]
+
+
+def test_children_die_with_their_worker(workers: Workers, service: JobService) -> None:
+    """kill -9 of the worker ends the stage's process and what that one started."""
+    id = queue(service, "job1", tenths=600)
+    worker = workers.start()
+    helper = in_merge(workers, id)
+    group = os.getpgid(helper)
+    worker.kill()
+    wait_for(lambda: not alive(helper) and not alive(group), 2)
+
+
+def test_a_second_worker_of_the_same_id_is_refused(workers: Workers, service: JobService) -> None:
+    """It says so and ends; the first one stays."""
+    first = workers.start()
+    wait_for(service.worker_alive)
+    second = workers.start()
+    assert second.wait(30) == 1
+    assert f"A worker {executor_id(0)} is already running" in (workers.home / "worker.log").read_text()
+    assert first.poll() is None
+
+
+def test_a_living_worker_takes_over_from_a_dead_one(workers: Workers, service: JobService) -> None:
+    """With two workers alive the job of the killed one is run by the other, the other's own job once."""
+    first, second = queue(service, "job1", user="ann", tenths=40), queue(service, "job2", user="bob", tenths=60)
+    processes = {0: workers.start(0), 1: workers.start(1)}
+    for id in (first, second):
+        in_merge(workers, id)
+    began = service.log(first, "ann")[0]["message"]
+    slot = int(began.rpartition(":")[2])
+    processes[slot].kill()
+    assert ended(service, first).status == "done"
+    assert ended(service, second, "bob").status == "done"
+    assert trace(workers.home, first).count("merge") == 2
+    assert trace(workers.home, second).count("merge") == 1
+    last = [line["message"] for line in service.log(first, "ann") if "started on" in line["message"]][-1]
+    assert last.endswith(f":{1 - slot}")
+
+
+def test_cancel_of_a_running_job_stops_it_within_two_seconds(workers: Workers, service: JobService) -> None:
+    """The children are gone, so are the token and the output; the job says cancelled."""
+    id = queue(service, "job1", tenths=600)
+    workers.start()
+    helper = in_merge(workers, id)
+    began = time.monotonic()
+    assert service.cancel(id, "ann").status == "cancelled"
+    wait_for(lambda: not alive(helper), 2)
+    assert time.monotonic() - began < 2
+    wait_for(lambda: not JobFolder(workers.home, id).output.exists(), 2)
+    wait_for(lambda: service._store.tokens.get(id) is None, 2)
+    assert service.get(id, "ann").status == "cancelled"
+    queue(service, "job2")
+    assert ended(service, "job2").status == "done"
+
+
+def test_cancel_of_a_waiting_job_is_immediate(workers: Workers, service: JobService) -> None:
+    """It never starts, and its token is gone."""
+    id = queue(service, "job1")
+    assert service.cancel(id, "ann").status == "cancelled"
+    assert service._store.tokens.get(id) is None
+    workers.start()
+    queue(service, "job2")
+    ended(service, "job2")
+    assert trace(workers.home, id) == []
+
+
+def test_a_stopped_worker_leaves_at_once_and_goes_on_later(workers: Workers, service: JobService) -> None:
+    """SIGTERM ends worker and children with status 0; the next worker redoes the running stage only."""
+    id = queue(service, "job1", tenths=25)
+    worker = workers.start()
+    helper = in_merge(workers, id)
+    began = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(10) == 0
+    assert time.monotonic() - began < 5
+    wait_for(lambda: not alive(helper), 1)
+    assert not JobFolder(workers.home, id).starts.exists()
+    workers.start()
+    assert ended(service, id).status == "done"
+    assert trace(workers.home, id) == ["pin", "fetch", "calibrate", "merge", "merge", "check", "publish"]
+
+
+def test_a_job_that_kills_its_worker_three_times_ends(workers: Workers, service: JobService) -> None:
+    """Its reason says so; the fourth worker lives on."""
+    id = queue(service, "job1", tenths=600)
+    for _ in range(3):
+        worker = workers.start()
+        in_merge(workers, id)
+        worker.kill()
+        worker.wait()
+        (JobFolder(workers.home, id).path / "helper").unlink()
+    last = workers.start()
+    job = ended(service, id)
+    assert job.status == "failed"
+    assert job.error.startswith("This job ended its worker 3 times: each time in the stage merge")
+    assert last.poll() is None
+
+
+def test_a_failed_stage_says_why_without_secrets(workers: Workers, service: JobService) -> None:
+    """The sentence of the stage reaches the owner, the token does not; the disk is given back."""
+    workers.start()
+    job = ended(service, queue(service, "job1", fail_in="check"))
+    assert job.error == "check went wrong with ***: it was told to. Tell it otherwise."
+    assert {stage.name: stage.status for stage in job.stages}["check"] == "failed"
+    assert not job.publishable
+    assert not JobFolder(workers.home, job.id).output.exists()
+
+
+def test_a_failed_publication_keeps_the_result(workers: Workers, service: JobService) -> None:
+    """Output stays, parents and token go, and the job says that it can be published."""
+    workers.start()
+    job = ended(service, queue(service, "job1", fail_in="publish"))
+    assert (job.status, job.publishable) == ("failed", True)
+    assert service._store.tokens.get(job.id) is None
+
+
+def test_a_job_nobody_can_run_is_told(service: JobService) -> None:
+    """An unknown workflow, queue or version is named instead of waiting for ever."""
+    queue(service, "good")
+    options = {"authenticated_user": "ann", "queue_partition_key": "ann", "priority": 5}
+    client = service._client
+    client.enqueue(options | {"workflow_name": "elsewhere", "queue_name": QUEUE, "workflow_id": "badname"}, {})
+    spec = {"recipe_yaml": service.get("good", "ann").recipe_yaml, "user": "ann", "token_ref": "badqueue"}
+    client.enqueue(options | {"workflow_name": "merge", "queue_name": "nowhere", "workflow_id": "badqueue"}, spec)
+    client.enqueue(
+        options | {"workflow_name": "merge", "queue_name": QUEUE, "workflow_id": "badversion", "app_version": "0"}, spec
+    )
+    assert set(service.stranded()) == {"badname", "badqueue", "badversion"}
+    assert service.get("badqueue", "ann").error.startswith("No worker can run this job")
+    assert service.get("good", "ann").status == "waiting"
+
+
+@pytest.mark.parametrize("what", ["done", "failed", "killed"])
+def test_the_token_is_nowhere_to_be_found(what: str, workers: Workers, service: JobService) -> None:
+    """Not in the database, its WAL, any file or log, nor in the arguments and environments of the processes."""
+    id = queue(service, "job1", tenths=20, fail_in="check" if what == "failed" else "")
+    worker = workers.start()
+    helper = in_merge(workers, id)
+    seen = b""
+    for pid in (worker.pid, os.getpgid(helper), helper):
+        for name in ("cmdline", "environ"):
+            with open(f"/proc/{pid}/{name}", "rb") as file:
+                seen += file.read()
+    assert TOKEN.encode() not in seen
+    worker.kill() if what == "killed" else ended(service, id)
+    files = [path for path in workers.home.rglob("*") if path.is_file()]
+    assert any(path.name == "jobs.sqlite-wal" for path in files)
+    assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
+    shown = json.dumps([service.get(id, "ann").as_dict(), list(service.log(id, "ann"))])
+    assert TOKEN not in shown
