@@ -5,7 +5,6 @@ answers as if there were none.
 """
 
 import shutil
-import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from hub.client import Hub
 from hub.identity import whoami
 from hub.resolve import check_output, resolve
 from jobs.job import STAGES, Job, JobFailed, JobFolder, JobSpec, JobStatus, StageState, job_id, read_json
-from jobs.store import QUEUE, VERSION, WORKFLOW, Store, a_worker_lives
+from jobs.store import ACTIVE, QUEUE, WORKFLOW, Store, a_worker_lives
+from jobs.upkeep import clean_expired, is_stranded, stranded
 from merging.errors import InputError, Problem
 from merging.parent import Parent
 from merging.plan import Plan, disk_problem, make_plan
@@ -25,8 +25,6 @@ from merging.progress import Progress
 from merging.recipe import Recipe, recipe_from_yaml
 from settings import Settings
 
-ACTIVE = ["ENQUEUED", "PENDING", "DELAYED"]
-ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 STATUS: dict[str, JobStatus] = {
     "ENQUEUED": "waiting",
     "DELAYED": "waiting",
@@ -60,9 +58,9 @@ class Preview:
 class JobService:
     """The jobs of one home folder and database."""
 
-    def __init__(self, settings: Settings, store: Store | None = None) -> None:
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._store = store or Store(settings)
+        self._store = Store(settings)
         self._client = self._store.client()
 
     def close(self) -> None:
@@ -173,36 +171,11 @@ class JobService:
 
     def stranded(self) -> tuple[str, ...]:
         """Ids of waiting or running jobs that no worker of this version can run."""
-        found = self._client.list_workflows(status=ACTIVE, load_input=False, load_output=False)
-        return tuple(status.workflow_id for status in found if _stranded(status))
-
-    def executors(self) -> set[str]:
-        """The workers that have a running job, alive or dead."""
-        found = self._client.list_workflows(status="PENDING", load_input=False, load_output=False)
-        return {status.executor_id for status in found if status.executor_id}
+        return stranded(self._client)
 
     def clean_expired(self, now: float | None = None) -> int:
         """Delete jobs that ended more than `keep_days` ago, with all their files. Returns how many."""
-        before = (now or time.time()) - self._settings.keep_days * 86400
-        ended = self._client.list_workflows(status=ENDED, load_input=False, load_output=False)
-        expired = [s.workflow_id for s in ended if (s.completed_at or s.updated_at or 0) / 1000 < before]
-        for id in expired:
-            self._store.tokens.delete(id)
-            self._folder(id).remove()
-        if expired:
-            self._client.delete_workflows(expired)
-        return len(expired)
-
-    def sweep_tokens(self, older_than: float = 60.0) -> int:
-        """Delete the tokens of jobs that ended while nobody could (a kill in that moment). Returns how many."""
-        refs = self._store.tokens.refs(older_than)
-        if not refs:
-            return 0
-        active = self._client.list_workflows(workflow_ids=refs, status=ACTIVE, load_input=False, load_output=False)
-        gone = sorted(set(refs) - {status.workflow_id for status in active})
-        for ref in gone:
-            self._store.tokens.delete(ref)
-        return len(gone)
+        return clean_expired(self._store, self._client, self._settings.keep_days, now)
 
     def _check_limit(self, user: str) -> None:
         active = self._client.list_workflows(
@@ -285,15 +258,9 @@ def _stages(steps: Sequence[Any], event: dict[str, Any] | None, state: JobStatus
     return tuple(states.values())
 
 
-def _stranded(status: WorkflowStatus) -> bool:
-    return status.status in ACTIVE and (
-        status.name != WORKFLOW or status.queue_name != QUEUE or status.app_version not in (None, VERSION)
-    )
-
-
 def _failure(status: WorkflowStatus) -> JobFailed | None:
     """Why a job failed, None when it did not."""
-    if _stranded(status):
+    if is_stranded(status):
         return JobFailed(
             Problem(
                 "No worker can run this job", "another version of the service queued it", "Cancel it and run it again"

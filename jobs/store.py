@@ -29,6 +29,8 @@ APPLICATION = "merge-my-models"
 VERSION = "1"  # of the stored jobs, not of the code; steps change through DBOS.patch
 QUEUE = "merges"
 WORKFLOW = "merge"
+ACTIVE = ["ENQUEUED", "PENDING", "DELAYED"]
+ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 LOCK_CLASS = 0x4D4D4D  # first half of the key of our advisory locks on Postgres
 
 

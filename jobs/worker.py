@@ -14,11 +14,11 @@ import threading
 import time
 from collections.abc import Sequence
 
-from dbos import DBOS
+from dbos import DBOS, DBOSClient
 
 from jobs.child import COMMAND
-from jobs.service import JobService
 from jobs.store import QUEUE, ExecutorLock, Store, executor_id
+from jobs.upkeep import clean_expired, executors, stranded, sweep_tokens
 from jobs.workflow import Runner
 from merging.errors import InputError
 from settings import Settings
@@ -85,27 +85,27 @@ def _lock(store: Store, executor: str) -> ExecutorLock:
 
 def _upkeep(settings: Settings, store: Store, executor: str, every: float) -> None:
     """Take over the jobs of dead workers, delete leftover tokens and expired jobs, name jobs nobody can run."""
-    service = JobService(settings, store)
+    client = store.client()
     cleaned = 0.0
     known: set[str] = set()
     while True:
         time.sleep(every)
         try:
-            reap(store, service, executor)
-            service.sweep_tokens()
-            for id in set(service.stranded()) - known:
+            reap(store, client, executor)
+            sweep_tokens(store, client)
+            for id in set(stranded(client)) - known:
                 known.add(id)
                 log.warning("no worker of this version can run job %s", id)
             if time.monotonic() - cleaned > CLEAN_EVERY or not cleaned:
-                service.clean_expired()
+                clean_expired(store, client, settings.keep_days)
                 cleaned = time.monotonic()
         except Exception:  # the database may be away for a while
             log.warning("upkeep failed, trying again", exc_info=True)
 
 
-def reap(store: Store, service: JobService, executor: str) -> None:
+def reap(store: Store, client: DBOSClient, executor: str) -> None:
     """Return the running jobs of every other executor to the queue whose lock nobody holds."""
-    for other in service.executors() - {executor}:
+    for other in executors(client) - {executor}:
         lock = store.executor_lock(other)
         if lock.acquire():
             try:

@@ -10,10 +10,11 @@ from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from jobs.stage import Stage, job_folder, main
 from merging.errors import InputError
 from merging.progress import Progress
-from merging.recipe import recipe_from_yaml
 
 NAMES = ("pin", "fetch", "calibrate", "merge", "check", "publish")
 
@@ -22,11 +23,11 @@ def stage(name: str) -> Stage:
     """A stage that lasts."""
 
     def run(path: Path, request: Mapping[str, Any]) -> Generator[Progress, None, dict[str, Any]]:
-        recipe = recipe_from_yaml(request["recipe_yaml"])
+        recipe = yaml.safe_load(request["recipe_yaml"])
         with (path / "trace").open("a") as trace:
             trace.write(f"{name}\n")
         print(f"prose of {name} with {request['token']}")
-        steps = recipe.seed if name == "merge" else 1
+        steps = recipe["seed"] if name == "merge" else 1
         if name == "merge":
             (path / "output").mkdir(exist_ok=True)
             helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
@@ -36,7 +37,7 @@ def stage(name: str) -> Stage:
             time.sleep(0.1)
         if name == "merge":
             helper.kill()
-        if name == recipe.output.root:
+        if name == recipe["output"].get("root"):
             raise InputError(f"{name} went wrong with {request['token']}", "it was told to", "Tell it otherwise")
         if name == "publish":
             (job_folder(path).published).write_text('{"url": "https://example.org/x", "commit": "c"}')

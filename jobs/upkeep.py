@@ -1,0 +1,53 @@
+"""What must be done now and then, by any worker: jobs of dead workers, leftover tokens, expired jobs."""
+
+import time
+
+from dbos import DBOSClient
+from dbos._sys_db import WorkflowStatus
+
+from jobs.job import JobFolder
+from jobs.store import ACTIVE, ENDED, QUEUE, VERSION, WORKFLOW, Store
+
+
+def executors(client: DBOSClient) -> set[str]:
+    """The workers that have a running job, alive or dead."""
+    found = client.list_workflows(status="PENDING", load_input=False, load_output=False)
+    return {status.executor_id for status in found if status.executor_id}
+
+
+def is_stranded(status: WorkflowStatus) -> bool:
+    """True for a waiting or running job that no worker of this version can run."""
+    return status.status in ACTIVE and (
+        status.name != WORKFLOW or status.queue_name != QUEUE or status.app_version not in (None, VERSION)
+    )
+
+
+def stranded(client: DBOSClient) -> tuple[str, ...]:
+    """The ids of all such jobs: DBOS leaves them waiting for ever without a word."""
+    found = client.list_workflows(status=ACTIVE, load_input=False, load_output=False)
+    return tuple(status.workflow_id for status in found if is_stranded(status))
+
+
+def clean_expired(store: Store, client: DBOSClient, keep_days: int, now: float | None = None) -> int:
+    """Delete jobs that ended more than `keep_days` ago, with all their files. Returns how many."""
+    before = (time.time() if now is None else now) - keep_days * 86400
+    ended = client.list_workflows(status=ENDED, load_input=False, load_output=False)
+    expired = [s.workflow_id for s in ended if (s.completed_at or s.updated_at or 0) / 1000 < before]
+    for id in expired:
+        store.tokens.delete(id)
+        JobFolder(store.home, id).remove()
+    if expired:
+        client.delete_workflows(expired)
+    return len(expired)
+
+
+def sweep_tokens(store: Store, client: DBOSClient, older_than: float = 60.0) -> int:
+    """Delete the tokens of jobs that ended while nobody could (a kill in that moment). Returns how many."""
+    refs = store.tokens.refs(older_than)
+    if not refs:
+        return 0
+    active = client.list_workflows(workflow_ids=refs, status=ACTIVE, load_input=False, load_output=False)
+    gone = sorted(set(refs) - {status.workflow_id for status in active})
+    for ref in gone:
+        store.tokens.delete(ref)
+    return len(gone)
