@@ -18,7 +18,7 @@ import typer
 
 from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress
-from merging.recipe import ModelEntry, Recipe, recipe_from_yaml
+from merging.recipe import Calibration, ModelEntry, Recipe, recipe_from_yaml
 from settings import Settings, parse_size
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -88,9 +88,7 @@ def plan(recipe: RecipeFile, json_: Json = False) -> None:
     from merging.plan import disk_problem, make_plan
 
     wish = read_recipe(recipe)
-    resolved = resolve(hub_of_this_machine(), wish, folders_allowed=True)
-    if resolved.problems and len(resolved.parents) < len(wish.models):
-        raise InputError.of(resolved.problems)
+    resolved = resolve(hub_of_this_machine(), wish, folders_allowed=True).raise_if_impossible()
     made = make_plan(resolved.recipe, resolved.parents)
     space = disk_problem(made, shutil.disk_usage(".").free)
     problems = [*resolved.problems, *made.problems, *([space] if space else [])]
@@ -156,7 +154,6 @@ def statistics(
     data: Annotated[str, typer.Option(help="id[:config][:split] of a Hub dataset, or a .jsonl, .csv, .tsv, .txt")] = "",
     out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the texts; guessed by default.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Unused so far: labels are not needed.")] = None,
     examples: Annotated[int, typer.Option(min=1)] = 600,
     max_length: Annotated[int, typer.Option(min=2, help="In tokens.")] = 128,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
@@ -177,17 +174,24 @@ def statistics(
     if target.exists():
         raise InputError(f"{target} exists", "nothing is overwritten", "Name another file with --out", "out")
     hub = hub_of_this_machine()
-    options = {"examples": examples, "max_length": max_length, "batch_size": batch_size, "seed": seed}
-    path = follow(collect_here(hub, kind, model, data, target, text_column=text_column, device=device, **options))
-    link = publish_here(hub, model, {kind: path}) if publish else ""
+    wish = Calibration(
+        data=data,
+        text_column=text_column,
+        examples=examples,
+        max_length=max_length,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    path = follow(collect_here(hub, kind, model, wish, target, device=device))
+    link = publish_here(hub, model, kind, path) if publish else ""
     print(json.dumps({"path": str(path), "published": link}) if json_ else link or path)
 
 
 @command
 def evaluate(
-    models: Annotated[list[str], typer.Argument(help="Hub ids or folders; folder/task for one head.")],
+    models: Annotated[list[str], typer.Argument(help="Hub ids or folders; owner/name:task for one head.")],
     data: Annotated[str, typer.Option(help="id[:config][:split], or a local .jsonl, .csv, .tsv")] = "",
-    label_column: Annotated[str | None, typer.Option(help="Column of the label names; guessed by default.")] = None,
+    label_column: Annotated[str, typer.Option(help="Column of the label names.")] = "label",
     text_column: Annotated[str | None, typer.Option(help="Column of the texts; guessed by default.")] = None,
     examples: Annotated[int, typer.Option(min=1)] = 1000,
     device: Device = "auto",
@@ -199,10 +203,17 @@ def evaluate(
 
     if not data:
         raise InputError("No data", "a score needs labelled text", "Name it with --data", "data")
-    options = {"text_column": text_column, "label_column": label_column, "examples": examples, "device": device}
-    scores = evaluate_here(hub_of_this_machine(), models, data, **options)
+    wish = Calibration(data=data, text_column=text_column, examples=examples)
+    scores = follow(evaluate_here(hub_of_this_machine(), models, wish, label_column=label_column, device=device))
     if json_:
-        print(json.dumps({model: score.as_dict() for model, score in scores.items()}))
+        print(
+            json.dumps(
+                {
+                    model: {"accuracy": score.accuracy, "correct": score.correct, "total": score.total}
+                    for model, score in scores.items()
+                }
+            )
+        )
         return
     for model, score in scores.items():
         print(f"{score.accuracy:.1%}  {model}  ({score.correct} of {score.total})")
@@ -219,7 +230,7 @@ def push(
     from hub.client import hub_of_this_machine
     from jobs.local import push_here
 
-    published = push_here(hub_of_this_machine(), folder, repo_id, private=private)
+    published = follow(push_here(hub_of_this_machine(), folder, repo_id, private=private))
     print(json.dumps({"url": published.url, "commit": published.commit}) if json_ else published.url)
 
 
@@ -329,9 +340,9 @@ def _service() -> Any:
 
 def _user() -> str:
     from hub.client import hub_of_this_machine
-    from hub.identity import require_signed_in
+    from hub.identity import whoami
 
-    return require_signed_in(hub_of_this_machine()).name
+    return whoami(hub_of_this_machine()).name
 
 
 if __name__ == "__main__":
