@@ -45,6 +45,7 @@ class StageContext:
     threads: int = 0
     memory: int = 2 << 30  # bytes
     public_url: str = ""
+    publishes: bool = True  # False on the command line's own machine: the result stays a folder
 
     @cached_property
     def pinned(self) -> Recipe:
@@ -97,14 +98,16 @@ def pin(context: StageContext) -> Steps:
     resolved = resolve(context.hub, context.recipe, folders_allowed=context.folders_allowed).raise_if_impossible()
     plan = make_plan(resolved.recipe, resolved.parents).raise_if_impossible()
     too_large = disk_problem(plan, shutil.disk_usage(context.folder.path).free)
-    errors = [problem for problem in check_output(context.hub, context.recipe) if problem.severity == "error"]
+    output = check_output(context.hub, context.recipe) if context.publishes else []
+    errors = [problem for problem in output if problem.severity == "error"]
     if too_large or errors:
         raise InputError.of([too_large] if too_large else errors)
     write_atomically(context.folder.recipe, context.recipe.to_yaml())
     write_atomically(context.folder.plan, json.dumps(plan.as_dict()))
     write_atomically(context.folder.pinned, resolved.recipe.to_yaml())
     yield Progress("pin", 1, 1, "steps", f"{len(plan.steps)} tensors")
-    return {"download_bytes": plan.download_bytes, "output_bytes": plan.output_bytes}
+    missing = sum(kind not in parent.statistics for parent in resolved.parents for kind in context.kinds)
+    return {"missing_statistics": missing}
 
 
 def fetch(context: StageContext) -> Steps:
@@ -122,8 +125,8 @@ def fetch(context: StageContext) -> Steps:
             done += sum(parent.files.get(name, 0) for name in plan.fetch[index])
         for kind, fact in parent.statistics.items():
             path = context.folder.statistics(index, kind)
-            for step in fetch_statistics(context.hub, fact, path):
-                yield Progress("fetch", done + step.done, plan.download_bytes, "bytes", step.message)
+            yield Progress("fetch", done, plan.download_bytes, "bytes", f"{kind} of {parent.model}")
+            fetch_statistics(context.hub, fact, path)
             check_values(path)
             done += fact.nbytes
     _agree(plan, make_plan(context.pinned, context.local()), context.folder)
@@ -170,6 +173,7 @@ def _collect(context: StageContext, index: int, kind: StatisticsKind) -> Generat
         examples=wish.examples,
         seed=wish.seed,
         cache_dir=context.folder.cache,
+        files_allowed=context.folders_allowed,
     )
     path = context.folder.statistics(index, kind)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NoReturn
 
 from dbos import DBOS, DBOSClient
@@ -67,7 +68,8 @@ class Runner:
         try:
             result: dict[str, Any] = {}
             for stage in STAGES:
-                result |= DBOS.run_step({"name": stage}, self._step, stage, spec, folder)
+                needless = stage == "calibrate" and result.get("missing_statistics") == 0
+                result |= DBOS.run_step({"name": stage}, dict if needless else partial(self._step, stage, spec, folder))
             return result
         except JobFailed as failure:
             self._release(spec, folder, keep_output=failure.kept)
