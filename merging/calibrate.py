@@ -86,14 +86,14 @@ def choose_texts(texts: Sequence[str], examples: int, seed: int) -> list[str]:
 def linear_layers(loaded: Loaded, names: Names) -> dict[str, nn.Module]:
     """Disk name of the weight -> module, for every layer whose input Gram defines its weight.
 
-    Left out are tied embeddings, and what the architecture does not call linear.
+    Left out is what the architecture does not call linear. A head that is tied to the embeddings is the embeddings'
+    parameter and goes by their name, so it is left out, too.
     """
     architecture = architecture_of(loaded.config)
-    embedded = {id(module.weight) for module in loaded.model.modules() if isinstance(module, nn.Embedding)}
     layers: dict[str, nn.Module] = {}
     for name, module in loaded.model.named_modules():
         disk = names.disk.get(f"{name}.weight")
-        if not isinstance(module, nn.Linear | Conv1D) or disk is None or id(module.weight) in embedded:
+        if not isinstance(module, nn.Linear | Conv1D) or disk is None:
             continue
         role = architecture.role(disk, tuple(module.weight.shape)) if architecture else None
         if role is None or role.kind in ("linear", "conv1d"):
@@ -128,15 +128,17 @@ def _collect_gram(
 def _run_gram(
     loaded: Loaded, layers: dict[str, nn.Module], texts: Sequence[str], size: int, alone: set[str]
 ) -> Generator[Progress, None, GramCollector]:
-    done = 0
+    done, model = 0, loaded.model
+    if set(layers.values()) <= set(model.base_model.modules()):
+        model = model.base_model  # scores of a whole vocabulary for every token would cost more than all else
     with torch.inference_mode():
         probe = {
             name: tensor.to(loaded.device) for name, tensor in encode(loaded, texts[:1], return_tensors="pt").items()
         }
-        collector = GramCollector(layers, shared_inputs(layers, lambda: loaded.model(**probe), alone))
+        collector = GramCollector(layers, shared_inputs(layers, lambda: model(**probe), alone))
         for chosen, inputs in batches(loaded, texts, size):
             with collector.watch(inputs["attention_mask"]):
-                loaded.model(**inputs)
+                model(**inputs)
             done += len(chosen)
             yield Progress("calibrate", done, len(texts), "examples", "Gram matrices")
     return collector

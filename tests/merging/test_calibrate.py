@@ -218,9 +218,10 @@ def close(found: Tensor, expected: Tensor, largest: float) -> bool:
 def test_fisher_is_the_exact_expectation_per_example(tmp_path: Path, kind: str, many: int) -> None:
     """Every parameter has Σ_y p(y|x)(∂log p(y|x)/∂θ)², averaged over examples: embeddings, norms, biases, head."""
     folder = save_tiny(tmp_path / kind, kind, labels=[f"l{i}" for i in range(many)])
-    statistics, _ = run("fisher", folder, TEXTS[:4])
+    texts = [*TEXTS[:3], "[PAD] one one two"]  # a token twice, and one that padding_idx keeps from learning
+    statistics, _ = run("fisher", folder, texts)
     model, tokenizer = loaded(folder)
-    expected = reference_fisher(model, [tokenizer(text, return_tensors="pt") for text in TEXTS[:4]], classes)
+    expected = reference_fisher(model, [tokenizer(text, return_tensors="pt") for text in texts], classes)
     assert set(statistics.fact.keys) == set(expected) == set(load_file(folder / "model.safetensors"))
     largest = max(float(value.max()) for value in expected.values())
     for name, value in expected.items():
@@ -331,13 +332,14 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
     assert sorted(choose_texts(["a", " ", "b", "c"], 9, 0)) == ["a", "b", "c"]
 
 
-def test_a_tokenizer_without_padding_uses_the_end_token(tmp_path: Path) -> None:
-    """GPT-2 has no pad token: batches are padded all the same, and padding does not count."""
+def test_padding_is_on_the_right_and_may_be_the_end_token(tmp_path: Path) -> None:
+    """GPT-2 has no pad token and pads on the left, which would move its positions: neither changes the Gram."""
     folder = save_tiny(tmp_path / "gpt2", "gpt2", labels=None)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     tokenizer.pad_token, tokenizer.eos_token = None, "[SEP]"
-    tokenizer.padding_side = "left"
     tokenizer.save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "padding_side": "left"}))
     statistics, _ = run("gram", folder, TEXTS)
     total, count = reference_grams(folder, TEXTS)["transformer.h.1.mlp.c_proj"]
     torch.testing.assert_close(
