@@ -29,6 +29,7 @@ from huggingface_hub.utils._http import hf_raise_for_status, http_stream_backoff
 from merging.errors import InputError, MergeError
 
 RepoType = Literal["model", "dataset", "space"]
+CLIENT_ERRORS = (HfHubHTTPError, HFValidationError, EntryNotFoundError, httpx2.HTTPError, OSError)
 UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
@@ -121,7 +122,7 @@ def explained(hub: Hub, repo_id: str, where: str = "", *, revision: str | None =
     """Turn the client's errors about a repo into an InputError with `where`, or a HubUnavailable."""
     try:
         yield
-    except (HfHubHTTPError, HFValidationError, EntryNotFoundError, httpx2.HTTPError, OSError) as error:
+    except CLIENT_ERRORS as error:
         raise explain(hub, error, repo_id, where, revision) from None
 
 
@@ -190,7 +191,7 @@ def _refused(hub: Hub, error: HfHubHTTPError, repo_id: str, where: str) -> Merge
     if status == 401:
         if hub.signed_in:
             return SignInNeeded(
-                "Your sign-in has run out", "the Hub does not accept it any more", "Sign in again", where
+                "Your sign-in has run out", "the Hub refuses it", "Sign in again", where
             )
         return SignInNeeded("Not signed in", f"{repo_id} is not open to everybody", "Sign in", where)
     if status == 429:

@@ -78,7 +78,7 @@ def writing_problem(identity: Identity, owner: str, where: str) -> Problem | Non
     return Problem(
         f"You may not write to {owner}",
         f"you are {identity.name}" + _also(identity.organisations),
-        f"Name it {identity.name}/...",
+        f"Use your own name, {identity.name}",
         where,
     )
 

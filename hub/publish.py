@@ -21,7 +21,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from hub.client import Hub, SignInNeeded, explain, explained, safe_path, server_words
+from hub.client import CLIENT_ERRORS, Hub, SignInNeeded, explain, explained, safe_path, server_words
 from hub.identity import raise_unless_writable, whoami
 from hub.resolve import repo_exists, taken
 from merging.checkpoint import PICKLES
@@ -159,8 +159,8 @@ def _look(hub: Hub, repo_id: str, job_id: str) -> _Repo | None:
 def _create(hub: Hub, repo_id: str, private: bool, intent: Path) -> None:
     try:
         hub.api.create_repo(repo_id, private=private, exist_ok=False)
-    except HfHubHTTPError as error:
-        if error.response is not None and error.response.status_code == 409:
+    except CLIENT_ERRORS as error:
+        if isinstance(error, HfHubHTTPError) and error.response.status_code == 409:
             intent.unlink()  # somebody else was first: this repo is not ours
             raise InputError.of([taken(repo_id)]) from None
         raise explain(hub, error, repo_id, "output.repo_id") from None
@@ -179,7 +179,7 @@ def _commit(hub: Hub, folder: Path, files: Sequence[str], repo_id: str, repo: _R
             commit_description=f"{JOB_LINE}{job_id}",
             parent_commit=repo.head,
         ).oid
-    except (HfHubHTTPError, OSError, ValueError, RuntimeError) as error:
+    except (*CLIENT_ERRORS, ValueError, RuntimeError) as error:
         again = _look(hub, repo_id, job_id)
         if again is not None and again.ours:
             return again.ours

@@ -152,8 +152,12 @@ def _see(question: _Question) -> _Seen:
         _refuse_local_text(question)
         return _see_folder(question) if question.entry.is_folder else _see_repo(question)
     except InputError as error:
-        located = [Problem(p.what, p.why, p.fix, p.where or question.where, p.severity) for p in error.problems]
-        raise type(error).of(located) from None
+        raise _located(error, question.where) from None
+
+
+def _located(error: InputError, where: str) -> InputError:
+    """The same error with `where` for the problems that name no field."""
+    return type(error).of(Problem(p.what, p.why, p.fix, p.where or where, p.severity) for p in error.problems)
 
 
 def _refuse_local_text(question: _Question) -> None:
@@ -215,7 +219,10 @@ def _statistics(
     ref = next((ref for name, ref in entry.statistics.items() if name == kind), None)
     if ref is not None:
         where = f"{question.where.removesuffix('model')}statistics.{kind}"
-        return named_statistics(hub, kind, ref, where, folders_allowed=question.folders_allowed)
+        try:
+            return named_statistics(hub, kind, ref, where, folders_allowed=question.folders_allowed)
+        except InputError as error:
+            raise _located(error, where) from None
     if isinstance(place, Path):
         return local_statistics(kind, place)
     found = find_statistics(hub, kind, place, weights)

@@ -1,0 +1,56 @@
+"""Finding models while somebody types."""
+
+from demo.loopback_hub import LoopbackHub
+from hub.client import Hub
+from hub.search import fine_tunes_of, search_models
+from tests.hub.helpers import Models, Put, SignIn
+
+SEARCH = "GET /api/{kinds}"
+
+
+def test_a_hit_says_what_the_model_is(ann: Hub, put: Put, tiny: Models) -> None:
+    """Task, type and base come with the name."""
+    put(ann, "ann/spam-filter", tiny(), card="---\nbase_model: ann/base\n---\n")
+    (hit,) = search_models(ann, "spam")
+    assert (hit.repo_id, hit.task, hit.model_type, hit.base_model, hit.private) == (
+        "ann/spam-filter",
+        "text-classification",
+        "bert",
+        "ann/base",
+        False,
+    )
+
+
+def test_one_letter_asks_nobody(hub: LoopbackHub, ann: Hub) -> None:
+    """Too short a query finds nothing and costs nothing."""
+    hub.reset_counters()
+    assert search_models(ann, " a ") == []
+    assert hub.counters()["requests"] == {}
+
+
+def test_an_owner_can_be_looked_through(ann: Hub, sign_in: SignIn, put: Put, tiny: Models) -> None:
+    """`owner/na` finds that owner's models alone."""
+    put(ann, "ann/filter", tiny())
+    put(sign_in("bob"), "bob/filter", tiny())
+    assert [hit.repo_id for hit in search_models(ann, "bob/fil")] == ["bob/filter"]
+    assert {hit.repo_id for hit in search_models(ann, "filter")} == {"ann/filter", "bob/filter"}
+
+
+def test_answers_are_kept_but_never_for_another(
+    hub: LoopbackHub, ann: Hub, sign_in: SignIn, put: Put, tiny: Models
+) -> None:
+    """The same question is asked once a user; a private model of one is not found by another."""
+    put(ann, "ann/secret-filter", tiny(), private=True)
+    hub.reset_counters()
+    assert len(search_models(ann, "secret")) == len(search_models(ann, "SECRET")) == 1
+    assert sum(count for route, count in hub.counters()["requests"].items() if route.startswith("GET")) == 1
+    assert search_models(sign_in("bob"), "secret") == []
+    assert search_models(Hub.anonymous(hub.url), "secret") == []
+
+
+def test_fine_tunes_of_a_base_are_found(ann: Hub, put: Put, tiny: Models) -> None:
+    """Models that name the base are suggested, others are not."""
+    put(ann, "ann/one", tiny(), card="---\nbase_model: ann/base\n---\n")
+    put(ann, "ann/other", tiny())
+    assert [hit.repo_id for hit in fine_tunes_of(ann, "ann/base")] == ["ann/one"]
+    assert fine_tunes_of(ann, "no-owner") == []
