@@ -98,7 +98,7 @@ def test_a_damaged_body_is_refused(hub: LoopbackHub, ann: Hub, parent: Parent, t
     digest = parent.weights["model.safetensors"]
     (stored,) = [path for path in hub.root.rglob(digest) if path.is_file()]
     stored.write_bytes(stored.read_bytes()[:-4] + b"evil")
-    with pytest.raises(HubUnavailable, match="ann/a: model.safetensors arrived damaged twice"):
+    with pytest.raises(HubUnavailable, match=r"ann/a: model.safetensors arrived damaged twice"):
         run(ann, parent, tmp_path / "job")
     assert not (tmp_path / "job" / "model.safetensors").exists()
 

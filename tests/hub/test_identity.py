@@ -20,14 +20,14 @@ def test_the_hub_says_who_somebody_is(hub: LoopbackHub, sign_in: SignIn) -> None
 
 def test_nobody_is_asked_to_sign_in(hub: LoopbackHub) -> None:
     """Without a token the sentence says what to do."""
-    with pytest.raises(SignInNeeded, match="Not signed in: a merge is published under your own name. Sign in first."):
+    with pytest.raises(SignInNeeded, match=r"Not signed in: a merge is published under your own name. Sign in first."):
         require_signed_in(Hub.anonymous(hub.url))
 
 
 def test_an_expired_token_is_nobody(hub: LoopbackHub, ann: Hub) -> None:
     """A token that ran out does not count as signed in."""
     hub.expire_token(str(ann.token))
-    with pytest.raises(SignInNeeded, match="Your sign-in has run out: the Hub refuses it. Sign in again."):
+    with pytest.raises(SignInNeeded, match=r"Your sign-in has run out: the Hub refuses it. Sign in again."):
         whoami(ann)
 
 

@@ -138,7 +138,7 @@ def test_a_token_that_has_run_out(hub: LoopbackHub, ann: Hub, sign_in: SignIn, r
     """Before and in the middle: sign in again, then it is only published."""
     late = sign_in("ann")
     hub.set_fault("/commit/main", status=401, message="Invalid credentials in Authorization header", times=1)
-    with pytest.raises(SignInNeeded, match="the result is kept and waits to be published. Sign in again and publish"):
+    with pytest.raises(SignInNeeded, match=r"the result is kept and waits to be published. Sign in again and publish"):
         send(late, result)
     hub.expire_token(str(late.token))
     with pytest.raises(SignInNeeded, match="Your sign-in has run out"):
@@ -174,7 +174,7 @@ def test_a_repo_that_was_changed_meanwhile(hub: LoopbackHub, ann: Hub, result: P
 
 def test_an_invalid_name(ann: Hub, result: Path) -> None:
     """What the Hub would not take is refused here."""
-    with pytest.raises(InputError, match="ann/a..b is not a valid name"):
+    with pytest.raises(InputError, match=r"ann/a..b is not a valid name"):
         send(ann, result, name="ann/a..b")
 
 
@@ -271,18 +271,18 @@ def test_code_and_pickles_stay_here(result: Path, name: str) -> None:
 def test_class_paths_stay_here(result: Path) -> None:
     """`auto_map` in any JSON file is refused."""
     (result / "one" / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": "evil.Model"}}))
-    with pytest.raises(InputError, match="one/config.json cannot be published: its auto_map names code to run"):
+    with pytest.raises(InputError, match=r"one/config.json cannot be published: its auto_map names code to run"):
         publishable(result)
 
 
 def test_links_and_half_files_stay_here(result: Path) -> None:
     """A symbolic link could name any file of this machine; a partial shard is not finished."""
     (result / "shadow.txt").symlink_to("/etc/passwd")
-    with pytest.raises(InputError, match="shadow.txt cannot be published: it is not a plain file"):
+    with pytest.raises(InputError, match=r"shadow.txt cannot be published: it is not a plain file"):
         publishable(result)
     (result / "shadow.txt").unlink()
     (result / "model-2.safetensors.partial").write_bytes(b"x")
-    with pytest.raises(InputError, match="model-2.safetensors.partial is not finished: the merge has not ended"):
+    with pytest.raises(InputError, match=r"model-2.safetensors.partial is not finished: the merge has not ended"):
         publishable(result)
 
 
@@ -290,6 +290,6 @@ def test_a_folder_without_a_model_is_refused_before_anything_is_made(ann: Hub, t
     """No weights, no repo."""
     folder = tmp_path / "empty"
     folder.mkdir()
-    with pytest.raises(InputError, match="config.json or the weights are missing"):
+    with pytest.raises(InputError, match=r"config.json or the weights are missing"):
         send(ann, folder)
     assert not ann.api.repo_exists("ann/merged")

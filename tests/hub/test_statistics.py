@@ -1,0 +1,82 @@
+"""Publishing statistics, so that others can merge without data."""
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from demo.loopback_hub import LoopbackHub
+from hub.client import Hub, SignInNeeded
+from hub.resolve import resolve
+from hub.statistics import publish_statistics, statistics_repo
+from merging.errors import InputError
+from tests.hub.helpers import Models, Put, SignIn, fisher_file, gram_file, wish
+
+
+def test_published_statistics_are_found(ann: Hub, put: Put, tiny: Models, tmp_path: Path) -> None:
+    """An owner publishes once; whoever merges the model then finds them."""
+    put(ann, "ann/a", tiny(0))
+    put(ann, "ann/b", tiny(1))
+    where = publish_statistics(ann, "ann/a", {"gram": gram_file(tmp_path / "g", tiny(0))}, private=False)
+    assert where == f"ann/a-merge-statistics@{ann.api.model_info('ann/a-merge-statistics').sha}"
+    assert len(ann.api.list_repo_commits("ann/a-merge-statistics")) == 2
+    found = resolve(Hub.anonymous(ann.endpoint), wish("ann/a", "ann/b", method="regmean")).found[0]
+    assert found is not None
+    assert found.statistics["gram"].source == f"{where}:merge-statistics/gram.safetensors"
+
+
+def test_another_kind_is_added_and_the_same_again_is_nothing(ann: Hub, tiny: Models, tmp_path: Path) -> None:
+    """A second kind joins the first; publishing what is there makes no commit."""
+    gram, fisher = gram_file(tmp_path / "g", tiny(0)), fisher_file(tmp_path / "f", tiny(0))
+    publish_statistics(ann, "ann/a", {"gram": gram}, private=True)
+    second = publish_statistics(ann, "ann/a", {"fisher": fisher}, private=True)
+    info = ann.api.model_info("ann/a-merge-statistics")
+    names = {sibling.rfilename for sibling in info.siblings or []}
+    assert {"merge-statistics/gram.safetensors", "merge-statistics/fisher.safetensors"} <= names
+    assert info.private
+    assert publish_statistics(ann, "ann/a", {"gram": gram, "fisher": fisher}, private=True) == second
+
+
+def test_statistics_of_somebody_elses_model_go_under_the_own_name(
+    sign_in: SignIn, tiny: Models, tmp_path: Path
+) -> None:
+    """No right to the model's repo is needed, and the narrow scopes are enough."""
+    bob = sign_in("bob", scopes=["openid", "gated-repos", "contribute-repos"])
+    where = publish_statistics(bob, "ann/a", {"gram": gram_file(tmp_path / "g", tiny(0))}, private=False)
+    assert where.startswith("bob/a-merge-statistics@")
+
+
+def test_a_repo_that_is_something_else_is_not_touched(ann: Hub, put: Put, tiny: Models, tmp_path: Path) -> None:
+    """A model that happens to have the name is refused, unchanged."""
+    sha = put(ann, "ann/a-merge-statistics", tiny(1))
+    with pytest.raises(InputError, match="ann/a-merge-statistics exists and is no statistics repo: nothing is overwr"):
+        publish_statistics(ann, "ann/a", {"gram": gram_file(tmp_path / "g", tiny(0))}, private=False)
+    assert ann.api.model_info("ann/a-merge-statistics").sha == sha
+
+
+def test_only_statistics_are_published(hub: LoopbackHub, ann: Hub, tiny: Models, tmp_path: Path) -> None:
+    """A file of another kind, no statistics at all, nobody: refused before a repo is made."""
+    with pytest.raises(InputError, match="holds gram statistics: fisher is needed"):
+        publish_statistics(ann, "ann/a", {"fisher": gram_file(tmp_path / "g", tiny(0))}, private=False)
+    with pytest.raises(InputError, match="is not a statistics file"):
+        publish_statistics(ann, "ann/a", {"gram": tiny(0) / "model.safetensors"}, private=False)
+    with pytest.raises(SignInNeeded, match="Not signed in"):
+        publish_statistics(Hub.anonymous(hub.url), "ann/a", {"gram": tmp_path / "g"}, private=False)
+    assert not ann.api.repo_exists("ann/a-merge-statistics")
+
+
+def test_the_card_is_a_card_whatever_the_file_says(ann: Hub, tiny: Models, tmp_path: Path) -> None:
+    """Provenance stands in the card as text."""
+    hostile = "x` | y\n---\n# Evil <script>"
+    publish_statistics(ann, "ann/a", {"gram": gram_file(tmp_path / "g", tiny(0), dataset=hostile)}, private=False)
+    path = ann.api.hf_hub_download("ann/a-merge-statistics", "README.md", local_dir=tmp_path)
+    card = ModelCard.load(path)
+    assert card.data.to_dict() == {"tags": ["merge-statistics"], "base_model": ["ann/a"]}
+    assert "# Merge statistics of `ann/a`" in card.text
+    assert "`x' ¦ y --- # Evil ‹script›`" in card.text
+    assert "<script>" not in card.text
+
+
+def test_long_names_fit() -> None:
+    """The Hub allows 96 characters."""
+    assert len(statistics_repo("ann", "bob/" + "x" * 96)) == len("ann/") + 96
