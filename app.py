@@ -107,9 +107,9 @@ def main() -> None:
     service = JobService(settings)
     desk = Desk(service, Access(endpoint=None, single_user=not on_space), public)
     origins = frozenset({*space_hosts, *([public.rstrip("/")] if public else [])})
-    frames = "https://huggingface.co" if space_hosts else ""
+    site = "https://huggingface.co" if space_hosts else ""
     host = "0.0.0.0" if space_hosts else settings.host  # a Space's own proxy is the only one that reaches it
-    serve(build_app(desk, origins=origins, frames=frames), host, settings.port, behind_proxy=bool(space_hosts))
+    serve(build_app(desk, origins=origins, site=site), host, settings.port, behind_proxy=bool(space_hosts))
 
 
 def serve(app: object, host: str, port: int, *, behind_proxy: bool) -> None:

@@ -9,6 +9,7 @@ from merging.recipe import recipe_from_yaml
 from ui import render
 from ui.desk import Desk
 from ui.job_view import JobView
+from ui.parts import fragment
 from ui.security import spoken
 
 Updates = dict[Any, Any]
@@ -22,13 +23,13 @@ class JobPage:
 
     def build(self, page: gr.Blocks) -> None:
         """Lay the page out inside the `page` that is open, and wire it."""
-        gr.HTML("<h2>My merges</h2>")
+        fragment("<h2>My merges</h2>")
         with gr.Row(elem_classes="mm-columns"):
             with gr.Column(scale=2):
-                self.list = gr.HTML(elem_id="jobs")
+                self.list = fragment(elem_id="jobs")
             with gr.Column(scale=3):
                 self.view = JobView(self._desk)
-                self.links = gr.HTML()
+                self.links = fragment()
         outputs = [self.list, self.links, *self.view.outputs]
         page.load(self._open, None, outputs, show_progress="hidden", api_visibility="private")
         self.view.wire()

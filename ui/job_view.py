@@ -9,6 +9,7 @@ from jobs.job import Job
 from merging.errors import InputError, MergeError
 from ui import render
 from ui.desk import Desk
+from ui.parts import fragment
 from ui.security import spoken
 
 Updates = dict[Any, Any]
@@ -23,12 +24,12 @@ class JobView:
         self._desk = desk
         self.id = gr.State("")
         self.seen = gr.State("")
-        self.status = gr.HTML(elem_id="job")
+        self.status = fragment(elem_id="job")
         with gr.Row():
             self.cancel = gr.Button("Cancel this job", visible=False, size="sm", elem_id="cancel")
             self.publish = gr.Button("Publish the result again", visible=False, size="sm", elem_id="publish-again")
         with gr.Accordion("Log", open=False, visible=False) as self.log_box:
-            self.log = gr.HTML()
+            self.log = fragment()
         self.timer = gr.Timer(EVERY, active=False)
 
     @property

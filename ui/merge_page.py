@@ -12,7 +12,7 @@ from hub.resolve import result_is_private
 from hub.search import MINIMUM, search_models
 from jobs.service import Preview
 from merging.errors import InputError, MergeError, Problem
-from merging.method import Parameter, find_method
+from merging.method import find_method
 from merging.parent import Parent
 from merging.recipe import Recipe, recipe_from_link, recipe_from_yaml
 from ui import render
@@ -26,7 +26,6 @@ from ui.forms import (
     default_name,
     empty_form,
     fill_form,
-    help_text,
     label,
     methods,
     model_parameters,
@@ -37,6 +36,7 @@ from ui.forms import (
     shared_parameters,
 )
 from ui.job_view import JobView
+from ui.parts import fragment, parameter_component
 from ui.security import spoken
 
 Updates = dict[Any, Any]
@@ -52,7 +52,7 @@ class MergePage:
         self._desk = desk
         self._hub_url = Hub.anonymous(desk.access.endpoint).url
         self.controls: dict[str, Component] = {}
-        self.rows: list[gr.Group] = []
+        self.rows: list[gr.Column] = []
         self.row_texts: list[gr.HTML] = []
         self.removes: list[gr.Button] = []
         self.groups: dict[str, gr.Group] = {}
@@ -64,21 +64,21 @@ class MergePage:
         self.nonce = gr.State("")
         self.named = gr.State("")  # the name that the form chose by itself
         self.link = gr.Textbox(visible=False)
-        self.opening = gr.HTML(elem_id="opening")
+        self.opening = fragment(elem_id="opening")
         with gr.Row(elem_classes="mm-columns"):
             with gr.Column(scale=3, elem_classes="mm-form"):
                 self._models()
                 self._method()
                 self._result()
             with gr.Column(scale=2, elem_classes="mm-side"):
-                self.preview = gr.HTML(render.preview_wait(0), elem_id="preview")
-                self.note = gr.HTML(elem_id="note")
+                self.preview = fragment(render.preview_wait(0), elem_id="preview")
+                self.note = fragment(elem_id="note")
                 self.button = gr.Button("Merge", variant="primary", size="lg", elem_id="merge")
                 self.view = JobView(self._desk)
         self._wire(page)
 
     def _models(self) -> None:
-        gr.HTML('<h2 id="models"><span>1</span> Models</h2>')
+        fragment('<h2 id="models"><span>1</span> Models</h2>')
         self.search = gr.Dropdown(
             choices=[],
             value=None,
@@ -89,11 +89,11 @@ class MergePage:
             interactive=True,
             elem_id="search",
         )
-        self.picked = gr.HTML()
+        self.picked = fragment()
         for index in range(ROWS):
-            with gr.Group(visible=False, elem_classes="mm-model-row") as row:
+            with gr.Column(visible=False, elem_classes="mm-model-row") as row:
                 with gr.Row(equal_height=False):
-                    self.row_texts.append(gr.HTML(elem_id=f"model-{index + 1}"))
+                    self.row_texts.append(fragment(elem_id=f"model-{index + 1}"))
                     for parameter in model_parameters():
                         key = f"models.{index}.parameters.{parameter.name}"
                         self.controls[key] = parameter_component(parameter, f"{label(parameter)} of model {index + 1}")
@@ -112,18 +112,18 @@ class MergePage:
             self.rows.append(row)
 
     def _method(self) -> None:
-        gr.HTML('<h2 id="method"><span>2</span> Method</h2>')
+        fragment('<h2 id="method"><span>2</span> Method</h2>')
         first = methods()[0]
         choices = [(method.title, method.name) for method in methods()]
         self.controls["merge_method"] = gr.Radio(choices, value=first.name, label="Merge method", elem_id="methods")
-        self.summary = gr.HTML(render.method_summary(first))
+        self.summary = fragment(render.method_summary(first))
         for method in methods():
             with gr.Group(visible=method is first and bool(shared_parameters(method))) as group:
                 for parameter in shared_parameters(method):
                     key = shared_key(method, parameter)
                     self.controls[key] = parameter_component(parameter, label(parameter), elem_id=key.replace(".", "-"))
             self.groups[method.name] = group
-        self.parameters_note = gr.HTML(elem_id="parameters-note")
+        self.parameters_note = fragment(elem_id="parameters-note")
         with gr.Accordion("More", open=False):
             self.controls["base_model"] = gr.Textbox(label="Base model", info="For methods that need one")
             self.controls["dtype"] = gr.Dropdown(
@@ -132,7 +132,7 @@ class MergePage:
             self.controls["seed"] = gr.Number(0, label="Seed", precision=0)
 
     def _result(self) -> None:
-        gr.HTML('<h2 id="result"><span>3</span> Result</h2>')
+        fragment('<h2 id="result"><span>3</span> Result</h2>')
         with gr.Row():
             self.controls["output.owner"] = gr.Dropdown(
                 [], value=None, label="Owner", allow_custom_value=True, min_width=140, elem_id="owner"
@@ -144,7 +144,7 @@ class MergePage:
         self.controls["output.root"] = gr.Dropdown(
             [], value=None, label="The repo's root loads the task", visible=False, elem_id="root"
         )
-        self.output_note = gr.HTML(elem_id="output-note")
+        self.output_note = fragment(elem_id="output-note")
         with gr.Accordion("Recipe (YAML)", open=False, elem_id="recipe"):
             self.yaml = gr.Textbox(
                 label="The whole wish as a file: copy it, change it, paste another",
@@ -155,7 +155,7 @@ class MergePage:
                 elem_id="yaml",
             )
             self.load = gr.Button("Load this recipe into the form", size="sm")
-            self.yaml_note = gr.HTML()
+            self.yaml_note = fragment()
 
     # What happens
 
@@ -372,7 +372,7 @@ class MergePage:
             updates[root] = gr.Dropdown(choices=[values["output.root"]], value=values["output.root"])
         count = len(draft["models"])
         for index in range(ROWS):
-            updates[self.rows[index]] = gr.Group(visible=index < count)
+            updates[self.rows[index]] = gr.Column(visible=index < count)
             text = (
                 render.model_row(draft["models"][index]["model"], None, None, (), (), self._hub_url)
                 if index < count
@@ -380,16 +380,3 @@ class MergePage:
             )
             updates[self.row_texts[index]] = text
         return updates | {self.draft: draft}
-
-
-def parameter_component(parameter: Parameter, name: str, **more: Any) -> Component:
-    """The field of a declared parameter. Ranges are checked by the recipe, whose sentences are better."""
-    if parameter.kind == "bool":
-        return gr.Checkbox(parameter.default, label=name, info=help_text(parameter), **more)
-    if parameter.kind == "choice":
-        return gr.Dropdown(
-            list(parameter.option.choices), value=parameter.default, label=name, info=help_text(parameter), **more
-        )
-    if parameter.per_model:
-        return gr.Number(parameter.default, label=label(parameter), min_width=90, scale=0, **more)
-    return gr.Number(parameter.default, label=name, info=help_text(parameter), **more)

@@ -10,6 +10,7 @@ from merging.errors import InputError, MergeError
 from ui import render
 from ui.desk import Desk
 from ui.forms import label, shared_parameters
+from ui.parts import fragment
 from ui.security import spoken
 
 
@@ -21,7 +22,7 @@ class ModelPage:
 
     def build(self, page: gr.Blocks) -> None:
         """Lay the page out inside the `page` that is open, and wire it."""
-        self.body = gr.HTML('<p class="mm-quiet">Reading the recipe …</p>', elem_id="merged")
+        self.body = fragment('<p class="mm-quiet">Reading the recipe …</p>', elem_id="merged")
         page.load(self._open, None, self.body, show_progress="hidden", api_visibility="private")
 
     def _open(self, token: gr.OAuthToken | None, request: gr.Request) -> str:

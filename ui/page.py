@@ -6,7 +6,6 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
-from gradio.components.navbar import Navbar
 
 from ui import methods_page, render
 from ui.api import add_calls
@@ -14,6 +13,7 @@ from ui.desk import Desk
 from ui.job_page import JobPage
 from ui.merge_page import MergePage
 from ui.model_page import ModelPage
+from ui.parts import fragment
 from ui.security import Guard
 
 TITLE = "Merge My Models"
@@ -27,12 +27,29 @@ KEEP_FILES = 3600  # seconds that an upload lives
 
 def theme() -> gr.Theme:
     """Calm colours, system fonts, nothing from elsewhere."""
-    return gr.themes.Base(
-        primary_hue="indigo",
-        neutral_hue="slate",
-        radius_size="lg",
-        font=SYSTEM_FONT,
-        font_mono=MONO_FONT,
+    base = gr.themes.Base(
+        primary_hue="indigo", neutral_hue="slate", radius_size="lg", font=SYSTEM_FONT, font_mono=MONO_FONT
+    )
+    return base.set(
+        input_background_fill="*background_fill_primary",
+        input_border_width="1px",
+        input_border_color="*neutral_300",
+        input_border_color_dark="*neutral_600",
+        block_border_width="0px",
+        block_padding="0px",
+        block_background_fill="transparent",
+        block_background_fill_dark="transparent",
+        block_label_text_weight="600",
+        block_title_text_weight="600",
+        block_title_text_color="*body_text_color",
+        block_info_text_color="*neutral_500",
+        block_info_text_color_dark="*neutral_400",
+        body_text_color_subdued="*neutral_500",
+        body_text_color_subdued_dark="*neutral_400",
+        checkbox_label_background_fill="*background_fill_secondary",
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_600",
     )
 
 
@@ -43,10 +60,10 @@ def build_page(desk: Desk) -> gr.Blocks:
         _header(desk, blocks, "/")
         MergePage(desk).build(blocks)
         add_calls(desk)
-    with blocks.route("Jobs", "/jobs"):
+    with blocks.route("Jobs", "/jobs", show_in_navbar=False):
         _header(desk, blocks, "/jobs")
         JobPage(desk).build(blocks)
-    with blocks.route("Methods", "/methods"):
+    with blocks.route("Methods", "/methods", show_in_navbar=False):
         _header(desk, blocks, "/methods")
         methods_page.build()
     with blocks.route("Model", "/model", show_in_navbar=False):
@@ -55,10 +72,10 @@ def build_page(desk: Desk) -> gr.Blocks:
     return blocks
 
 
-def build_app(desk: Desk, *, origins: frozenset[str] = frozenset(), frames: str = "") -> FastAPI:
-    """The service as one ASGI application; `origins` and `frames` as `Guard` takes them."""
+def build_app(desk: Desk, *, origins: frozenset[str] = frozenset(), site: str = "") -> FastAPI:
+    """The service as one ASGI application; `origins` and `site` as `Guard` takes them."""
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, loopback_only=desk.access.single_user, origins=origins, frames=frames)
+    app.add_middleware(Guard, loopback_only=desk.access.single_user, origins=origins, site=site)
 
     @app.get("/health")
     def health() -> JSONResponse:
@@ -86,16 +103,17 @@ def build_app(desk: Desk, *, origins: frozenset[str] = frozenset(), frames: str 
         pwa=False,
         **options,
     )
+    blocks.space_id = None  # with it, Gradio's script loads fonts and a badge from other sites
+    blocks.config = blocks.get_config_file()  # anew: the first was made before the theme was known
     return app
 
 
 def _header(desk: Desk, blocks: gr.Blocks, here: str) -> None:
     """The line at the top of every page: where one is, where one can go, who one is."""
-    Navbar(visible=False)
     with gr.Row(elem_classes="mm-header", equal_height=True):
-        gr.HTML(header_html(here))
+        fragment(header_html(here))
         if desk.access.single_user:
-            user = gr.HTML(elem_id="user", elem_classes="mm-user")
+            user = fragment(elem_id="user", elem_classes="mm-user")
 
             def greet(token: gr.OAuthToken | None, request: gr.Request) -> str:
                 identity = desk.identity_or_none(desk.hub(token, request))

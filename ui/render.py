@@ -302,11 +302,12 @@ def _end(one: Job, base_url: str) -> str:
 
 
 def log(lines: Sequence[Mapping[str, Any]]) -> str:
-    """The last lines of a job's log."""
+    """The last lines of a job's log; details, such as tracebacks, are for the operator alone."""
+    told = [line for line in lines if line.get("level") != "detail"][-LOG_LINES:]
     rows = "\n".join(
         f"{time.strftime('%H:%M:%S', time.gmtime(line.get('time', 0)))}  "
         f"{text(line.get('stage', ''), 20):<10} {text(line.get('message', ''), 1000)}"
-        for line in lines[-LOG_LINES:]
+        for line in told
     )
     return f'<pre class="mm-log" tabindex="0" aria-label="log">{rows or "Nothing yet."}</pre>'
 

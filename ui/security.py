@@ -21,18 +21,24 @@ from hub.client import Hub
 from merging.errors import InputError, MergeError
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
-POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self' {}"
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
+    "connect-src 'self'; frame-ancestors 'self' {site}; object-src 'none'; base-uri 'self'"
+)
 log = logging.getLogger(__name__)
 
 
 class Guard:
     """ASGI middleware: own origin only, known hosts only on one's own machine, no cookie without an origin."""
 
-    def __init__(self, app: ASGIApp, *, loopback_only: bool, origins: frozenset[str], frames: str = "") -> None:
-        """`origins` are addresses of this service beside the one that a request names as its host."""
+    def __init__(self, app: ASGIApp, *, loopback_only: bool, origins: frozenset[str], site: str = "") -> None:
+        """`origins` are addresses of this service beside the one that a request names as its host.
+
+        `site` may show the page in a frame: the Hub, on a Space.
+        """
         self.app, self.loopback_only, self.origins = app, loopback_only, origins
         self.headers = {
-            "content-security-policy": POLICY.format(frames).strip(),
+            "content-security-policy": POLICY.format(site=site),
             "x-content-type-options": "nosniff",
             "referrer-policy": "strict-origin-when-cross-origin",
         }
