@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from hub.client import Hub
@@ -28,7 +29,7 @@ from merging.progress import Progress
 from merging.recipe import Recipe, StatisticsKind, recipe_from_yaml
 from merging.statistics import Statistics, check_values
 
-CHECK_MEMORY = 16 << 30  # bytes of data that the check of one model may take
+CHECK_SHARE = 0.8  # of the available memory that the check of a model may take
 Result = dict[str, Any]
 Steps = Generator[Progress, None, Result]
 
@@ -216,32 +217,36 @@ def merge(context: StageContext) -> Steps:
 
 
 def check(context: StageContext) -> Steps:
-    """Load each model of the output in a process of its own and run it once."""
+    """Load each model of the output in a process of its own, with bounded memory, and run it once."""
     plan = make_plan(context.pinned, context.local())
-    found = []
-    for index, output in enumerate(plan.outputs):
-        yield Progress("check", index, len(plan.outputs), "models", output.folder or "root")
-        found.append(_check(context.folder.output / output.folder, plan.parameters(output), output.folder or "root"))
-    report = read_json(context.folder.report)
-    write_atomically(context.folder.report, json.dumps(report | {"checks": found}))
-    yield Progress("check", len(plan.outputs), len(plan.outputs), "models")
+    names = [output.folder or "root" for output in plan.outputs]
+    yield Progress("check", 0, len(names), "models", names[0])
+    command = [sys.executable, "-m", "merging.check"]
+    command += [str(context.folder.output / output.folder) for output in plan.outputs]
+    command += ["--parameters", *(str(plan.parameters(output)) for output in plan.outputs)]
+    command += ["--memory", str(int(CHECK_SHARE * available_memory()))]
+    found: list[Result] = []
+    with TemporaryFile("w+") as prose:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=prose, text=True, cwd=ROOT)
+        for line in process.stdout or ():
+            found.append(json.loads(line) | {"folder": names[len(found)]})
+            yield Progress("check", len(found), len(names), "models", found[-1]["folder"])
+        if process.wait() != 0:
+            prose.seek(0)
+            said = prose.read().strip().splitlines()
+            reason = said[-1] if said else f"its process ended with status {process.returncode}"
+            raise MergeError("The merged model did not pass its check", reason, "Nothing was published")
+    write_atomically(context.folder.report, json.dumps(read_json(context.folder.report) | {"checks": found}))
     return {"checked": len(found)}
 
 
-def _check(folder: Path, parameters: int, name: str) -> Result:
-    command = [sys.executable, "-m", "merging.check", str(folder)]
-    process = subprocess.run(
-        [*command, "--parameters", str(parameters), "--memory", str(CHECK_MEMORY)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-    if process.returncode == 0:
-        result: Result = json.loads(process.stdout.splitlines()[-1])
-        return result | {"folder": name}
-    said = process.stderr.strip().splitlines()
-    reason = said[-1] if said else f"its process ended with status {process.returncode}"
-    raise MergeError(f"The merged model ({name}) did not pass its check", reason, "Nothing was published")
+def available_memory() -> int:
+    """Bytes that a new process can take without pushing others out; 0 where the system does not tell."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def publish(context: StageContext) -> Steps:

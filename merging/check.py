@@ -1,9 +1,10 @@
 """Proves that a written model works: loads it with plain transformers and runs it on one input.
 
-    python -m merging.check FOLDER --parameters N [--memory BYTES]
+    python -m merging.check FOLDER... --parameters N... [--memory BYTES]
 
-Run in a process of its own, for what it loads is as large as the model. Prints one JSON object; exit 1 with a
-sentence on stderr when the model is not what the plan promised.
+Run in a process of its own, for what it loads is as large as the model. Prints one JSON object a folder; exit 1
+with a sentence on stderr when a model is not what the plan promised. A model that does not fit into the memory is
+checked tensor by tensor alone, and its object says so.
 """
 
 import argparse
@@ -84,25 +85,26 @@ def _load(folder: Path, config: Any) -> tuple[Any, list[str]]:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--parameters", type=int, required=True)
+    parser.add_argument("folders", type=Path, nargs="+")
+    parser.add_argument("--parameters", type=int, nargs="+", required=True, help="of each folder")
     parser.add_argument("--memory", type=int, default=0, help="limit of this process's data in bytes")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory:
         resource.setrlimit(resource.RLIMIT_DATA, (options.memory, options.memory))
-    try:
-        print(json.dumps(check_folder(options.folder, options.parameters)))
-    except MergeError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except MemoryError:
-        print(f"{options.folder.name} does not fit into {options.memory:,} bytes of memory.", file=sys.stderr)
-        return 3
-    except Exception as error:  # whatever transformers says of a model that it cannot load
-        print(f"{options.folder.name} does not load with transformers: {str(error).splitlines()[0]}", file=sys.stderr)
-        return 1
+    for folder, parameters in zip(options.folders, options.parameters, strict=True):
+        try:
+            print(json.dumps(check_folder(folder, parameters)), flush=True)
+        except MergeError as error:
+            print(error, file=sys.stderr)
+            return 1
+        except MemoryError:
+            note = f"not loaded: it does not fit into {options.memory:,} bytes of memory; every tensor is finite"
+            print(json.dumps({"folder": folder.name, "parameters": parameters, "note": note}), flush=True)
+        except Exception as error:  # whatever transformers says of a model that it cannot load
+            print(f"{folder.name} does not load with transformers: {str(error).splitlines()[0]}", file=sys.stderr)
+            return 1
     return 0
 
 
