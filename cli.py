@@ -141,9 +141,8 @@ def merge(
 
 
 def _refuse_other_folder(out: Path) -> None:
-    """Nothing of the user's is overwritten: a folder that holds something must be a merge that was interrupted."""
-    journal = out.with_name(out.name + ".journal.json")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())) and not journal.exists():
+    """Nothing of the user's is overwritten."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty", "nothing there is overwritten", "Name a new folder", "out")
 
 

@@ -40,6 +40,7 @@ def merge_here(
 
     Until then everything is in `<out>.work`, from which an interrupted merge of the same recipe goes on.
     """
+    out = out.resolve()
     work = out.with_name(out.name + ".work")
     folder = JobFolder(work, "merge")
     text = recipe.to_yaml()

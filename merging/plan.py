@@ -162,11 +162,7 @@ def make_plan(recipe: Recipe, parents: Sequence[Parent]) -> Plan:
     """The plan of a recipe for its parents, in the recipe's order. Never raises for bad input: see `problems`."""
     problems = [*_recipe_problems(recipe), *compatibility_problems(recipe, parents)]
     fetch = tuple(_files(parent) for parent in parents)
-    download = sum(
-        sum(parent.files.get(name, 0) for name in names)
-        + sum(parent.statistics[kind].nbytes for kind in sorted(recipe.method.needs) if kind in parent.statistics)
-        for parent, names in zip(parents, fetch, strict=True)
-    )
+    download = sum(_download_bytes(parent, names, recipe) for parent, names in zip(parents, fetch, strict=True))
     if any(problem.severity == "error" for problem in problems):
         return Plan(recipe, tuple(problems), fetch=fetch, download_bytes=download)
     architecture = covered_architecture(parents)
@@ -221,6 +217,14 @@ def _files(parent: Parent) -> tuple[str, ...]:
     """What must be on disk of a parent."""
     wanted = {*parent.weights, "config.json", WEIGHT_INDEX, *SIDE_FILES}
     return tuple(sorted(name for name in wanted if name in parent.files))
+
+
+def _download_bytes(parent: Parent, files: Sequence[str], recipe: Recipe) -> int:
+    """Bytes to fetch of a parent; a folder of this machine (no revision) is here already."""
+    if not parent.revision:
+        return 0
+    statistics = [parent.statistics[kind].nbytes for kind in sorted(recipe.method.needs) if kind in parent.statistics]
+    return sum(parent.files.get(name, 0) for name in files) + sum(statistics)
 
 
 def _lay_out(

@@ -23,7 +23,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Parent]:
     parents = [
         open_parent(f"demo/tiny-{name}", save_tiny(folder / name, seed=i)) for i, name in enumerate(("one", "two"))
     ]
-    return [replace(parent, source=HeaderSource(parent.source.specs)) for parent in parents]
+    return [replace(parent, source=HeaderSource(parent.source.specs), revision="0" * 40) for parent in parents]
 
 
 def planned(parents: list[Parent], method: str = "average", **more: Any) -> Plan:
