@@ -113,7 +113,6 @@ class Store:
             serializer=self.serializer,
             run_migrations=False,
             log_level="WARNING",
-            use_listen_notify=not self.is_sqlite,
         )
 
     def client(self) -> DBOSClient:
