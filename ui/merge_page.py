@@ -65,6 +65,7 @@ class MergePage:
         self.named = gr.State("")  # the name that the form chose by itself
         self.link = gr.Textbox(visible=False)
         self.opening = fragment(elem_id="opening")
+        self.worker = fragment(elem_id="worker")
         with gr.Row(elem_classes="mm-columns"):
             with gr.Column(scale=3, elem_classes="mm-form"):
                 self._models()
@@ -169,7 +170,15 @@ class MergePage:
             self.search,
             *self.controls.values(),
         }
-        shown: list[Any] = [self.preview, self.note, self.parameters_note, self.output_note, self.yaml, self.link]
+        shown: list[Any] = [
+            self.preview,
+            self.note,
+            self.worker,
+            self.parameters_note,
+            self.output_note,
+            self.yaml,
+            self.link,
+        ]
         shown += [self.known, self.named, self.summary, *self.groups.values(), *self.row_texts]
         shown += [self.controls["output.name"], self.controls["output.root"]]
         form: list[Any] = [self.draft, *self.controls.values(), *self.rows, *self.row_texts]
@@ -238,15 +247,15 @@ class MergePage:
             hub = self._desk.hub(token, request)
             identity = self._desk.identity_or_none(hub)
             draft, values = empty_form()
-            note = "" if self._desk.worker_alive() else render.notice(NO_WORKER, "warning")
+            note = ""
             try:
                 recipe = self._linked(dict(request.query_params), hub)
                 if recipe is not None:
                     draft, values = fill_form(recipe)
             except InputError as error:
-                note += render.problems(error.problems)
+                note = render.problems(error.problems)
             except MergeError as error:
-                note += render.problems([error.problem])
+                note = render.problems([error.problem])
             owner = identity.name if identity else None
             updates = self._form(draft, values | {"output.owner": owner})
             choices = list(identity.namespaces) if identity else []
@@ -268,6 +277,7 @@ class MergePage:
             updates: Updates = {group: gr.Group(visible=False) for group in self.groups.values()}
             updates[self.groups[method.name]] = gr.Group(visible=bool(shared_parameters(method)))
             updates |= {self.summary: render.method_summary(method), self.note: ""}
+            updates[self.worker] = "" if self._desk.worker_alive() else render.notice(NO_WORKER, "warning")
             self._choose_name(updates, draft, values, data[self.named])
             hub = self._desk.hub(token, request)
             known: dict[str, Parent] = data[self.known] or {}

@@ -128,7 +128,8 @@ def notice(sentence: str, kind: str = "info") -> str:
 
 def method_summary(method: MergeMethod) -> str:
     """What a method does, in one line, with its paper."""
-    needs = f' <span class="mm-chip">needs {text(", ".join(sorted(method.needs)))}</span>' if method.needs else ""
+    named = ", ".join(NEED_NAMES.get(need, need) for need in sorted(method.needs))
+    needs = f' <span class="mm-chip">needs {text(named)}</span>' if named else ""
     return f'<p class="mm-summary">{text(method.summary, 500)}{needs}<br><small>{paper(method)}</small></p>'
 
 
@@ -355,6 +356,11 @@ def method_table() -> str:
     return "".join(_method(method) for method in methods())
 
 
+def prose(words: str) -> str:
+    """A paragraph of a docstring: its `names` as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text(words, 4000))
+
+
 def _method(method: MergeMethod) -> str:
     most = "any number of" if method.maximum_models is None else f"at most {method.maximum_models}"
     facts = {
@@ -371,11 +377,12 @@ def _method(method: MergeMethod) -> str:
         '<div class="mm-scroll"><table><thead><tr><th>Parameter</th><th>What it does</th><th>Values</th>'
         f"<th>Default</th></tr></thead><tbody>{rows}</tbody></table></div>"
     )
-    doc = "\n".join(method.doc.splitlines()[1:]).strip()
+    paragraphs = "\n".join(method.doc.splitlines()[1:]).strip().split("\n\n")
+    doc = "".join(f"<p class=mm-doc>{prose(paragraph)}</p>" for paragraph in paragraphs if paragraph)
     broken = "".join(f"<li>{text(law)}: {text(reason, 500)}</li>" for law, reason in method.breaks.items())
     laws = f"<p>It does not keep, on purpose:</p><ul>{broken}</ul>" if broken else ""
     return (
         f'<section class="mm-card" id="{text(method.name)}"><h2>{text(method.title)}</h2>'
         f"<p>{text(method.summary, 500)}</p><p><small>{paper(method)}</small></p>{definitions(facts)}{table}"
-        f"<p class=mm-doc>{text(doc, 4000)}</p>{laws}</section>"
+        f"{doc}{laws}</section>"
     )
