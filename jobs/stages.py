@@ -112,24 +112,26 @@ def pin(context: StageContext) -> Steps:
 
 
 def fetch(context: StageContext) -> Steps:
-    """Download the pinned files, then plan again from them: it must be the same plan."""
+    """Download statistics, then the pinned weights, and plan again from the files: it must be the same plan."""
     from hub.download import fetch as download
     from hub.download import fetch_statistics
 
     parents = context.remote()
     plan = make_plan(context.pinned, parents).raise_if_impossible()
     done = 0
-    for index, parent in enumerate(parents):
-        if not context.pinned.models[index].is_folder:
-            for step in download(context.hub, parent, plan.fetch[index], context.folder.parent(index)):
-                yield Progress("fetch", done + step.done, plan.download_bytes, "bytes", step.message or parent.model)
-            done += sum(parent.files.get(name, 0) for name in plan.fetch[index])
+    for index, parent in enumerate(parents):  # before any weights: they may be refused by their values
         for kind, fact in parent.statistics.items():
             path = context.folder.statistics(index, kind)
             yield Progress("fetch", done, plan.download_bytes, "bytes", f"{kind} of {parent.model}")
             fetch_statistics(context.hub, fact, path)
             check_values(path)
             done += fact.nbytes
+    for index, parent in enumerate(parents):
+        if context.pinned.models[index].is_folder:
+            continue
+        for step in download(context.hub, parent, plan.fetch[index], context.folder.parent(index)):
+            yield Progress("fetch", done + step.done, plan.download_bytes, "bytes", step.message or parent.model)
+        done += sum(parent.files.get(name, 0) for name in plan.fetch[index])
     _agree(plan, make_plan(context.pinned, context.local()), context.folder)
     yield Progress("fetch", plan.download_bytes, plan.download_bytes, "bytes")
     return {"bytes": plan.download_bytes}
