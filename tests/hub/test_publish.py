@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.context import BaseContext
 from pathlib import Path
 
@@ -169,6 +170,20 @@ def test_a_repo_that_was_changed_meanwhile(hub: LoopbackHub, ann: Hub, result: P
     ann.api.upload_file(path_or_fileobj=b"mine", path_in_repo="NOTES.md", repo_id="ann/merged")
     with pytest.raises(InputError, match="exists already"):
         send(ann, result)
+    assert commits(ann) == 2
+
+
+def test_a_commit_that_comes_between_is_not_built_upon(hub: LoopbackHub, ann: Hub, result: Path) -> None:
+    """The user writes into the new repo while we upload: our commit goes on the initial one or nowhere."""
+    hub.set_fault("/preupload/", delay=1.0, times=1)
+    (fault,) = hub._server.config.app.faults  # type: ignore[union-attr]
+    with ThreadPoolExecutor(1) as pool:
+        publishing = pool.submit(send, ann, result)
+        while fault.times:
+            time.sleep(0.01)
+        ann.api.upload_file(path_or_fileobj=b"mine", path_in_repo="NOTES.md", repo_id="ann/merged")
+        with pytest.raises(PublishFailed, match="ann/merged has been changed since"):
+            publishing.result()
     assert commits(ann) == 2
 
 
