@@ -9,13 +9,14 @@ label names and tokenizer. A model that is there already is kept. Settings and e
 
 import argparse
 import csv
+import fcntl
 import json
 import os
 import random
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,9 +103,15 @@ def train_skills(
     Returns the model folders in the order of `skills`. Raises RuntimeError with the end of a failed training's output.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    waiting = [skill for skill in skills if not model_folder(folder, skill).is_dir()]
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits for the first, and finds its models
+        missing = [skill for skill in skills if not model_folder(folder, skill).is_dir()]
+        yield from _train(folder, missing, seed, processes or os.cpu_count() or 1)
+    return tuple(model_folder(folder, skill) for skill in skills)
+
+
+def _train(folder: Path, waiting: list[str], seed: int, slots: int) -> Iterator[Progress]:
     total, done = len(waiting), dict.fromkeys(waiting, 0.0)
-    slots = processes or min(len(os.sched_getaffinity(0)), len(skills))
     running: dict[str, subprocess.Popen[str]] = {}
     try:
         while waiting or running:
@@ -128,7 +135,6 @@ def train_skills(
         for process in running.values():
             process.kill()
             process.wait()
-    return tuple(model_folder(folder, skill) for skill in skills)
 
 
 def _start(folder: Path, skill: str, seed: int) -> "subprocess.Popen[str]":
