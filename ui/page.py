@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import JSONResponse
 
 from ui import methods_page, render
@@ -14,9 +15,9 @@ from ui.job_page import JobPage
 from ui.merge_page import MergePage
 from ui.model_page import ModelPage
 from ui.parts import fragment
+from ui.previews import TITLE, LinkPreview
 from ui.security import Guard
 
-TITLE = "Merge My Models"
 HERE = Path(__file__).parent
 SYSTEM_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
@@ -75,6 +76,8 @@ def build_page(desk: Desk) -> gr.Blocks:
 def build_app(desk: Desk, *, origins: frozenset[str] = frozenset(), site: str = "") -> FastAPI:
     """The service as one ASGI application; `origins` and `site` as `Guard` takes them."""
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(LinkPreview)
+    app.add_middleware(GZipMiddleware, minimum_size=2000)
     app.add_middleware(Guard, loopback_only=desk.access.single_user, origins=origins, site=site)
 
     @app.get("/health")
@@ -89,7 +92,6 @@ def build_app(desk: Desk, *, origins: frozenset[str] = frozenset(), site: str = 
         "css_paths": HERE / "style.css",
         "favicon_path": HERE / "favicon.svg",
         "footer_links": ["api"],
-        "head": '<meta name="description" content="Merge fine-tuned models of the Hugging Face Hub">',
     }
     gr.mount_gradio_app(
         app,

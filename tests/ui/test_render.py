@@ -1,0 +1,209 @@
+"""Whatever strangers write, the page stays the page."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from hub.merged import MergedModel
+from hub.search import Hit
+from jobs.job import STAGES, Job, StageState
+from merging.checkpoint import open_parent
+from merging.errors import Problem
+from merging.method import METHODS
+from merging.parent import Parent
+from merging.plan import make_plan
+from merging.progress import Progress
+from merging.recipe import recipe_from_dict
+from merging.tensors import HeaderSource
+from tests.tiny_models import save_tiny
+from ui import render
+from ui.model_page import loading, merged_html
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'`&"
+
+
+class Tags(HTMLParser):
+    """Every tag, attribute and word of a fragment."""
+
+    def __init__(self, fragment: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words = ""
+        self.feed(fragment)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """An opening tag."""
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        """Text between tags."""
+        self.words += data
+
+
+def safe(fragment: str) -> Tags:
+    """The fragment's tags, none of which can run or load anything."""
+    seen = Tags(fragment)
+    for tag, attributes in seen.tags:
+        assert tag not in ("script", "img", "iframe", "style", "object", "form")
+        assert not any(name.startswith("on") for name in attributes)
+        assert not str(attributes.get("href", "/")).lower().startswith(("javascript:", "data:text/html"))
+    return seen
+
+
+def a_job(**changes: object) -> Job:
+    """A running job."""
+    stages = tuple(
+        StageState(name, status)  # type: ignore[arg-type]
+        for name, status in zip(STAGES, ["done", "running", *["waiting"] * 5], strict=True)
+    )
+    values = {
+        "id": "m1",
+        "user": "ana",
+        "status": "running",
+        "stage": "fetch",
+        "stages": stages,
+        "progress": Progress("fetch", 50_000_000, 200_000_000, "bytes", "ana/one"),
+        "created": 0.0,
+        "updated": 1.0,
+        "recipe_yaml": "merge_method: average\nmodels: [{model: a/b}]\n",
+        "method": "average",
+        "models": ("a/b", "a/c"),
+        "repo_id": "ana/merged",
+    }
+    return Job(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_hostile_names_are_only_text() -> None:
+    """Model ids, licences, labels, errors and logs from strangers never become markup."""
+    parent = Parent(HOSTILE, HOSTILE, {"model_type": HOSTILE}, HeaderSource({}), license=HOSTILE)
+    problem = Problem(HOSTILE, HOSTILE, HOSTILE)
+    job = a_job(repo_id=HOSTILE, models=(HOSTILE,), method=HOSTILE, status="failed", error=HOSTILE)
+    for fragment in (
+        render.model_row(HOSTILE, parent, 0.5, ("gram",), [problem], "https://hub.example"),
+        render.problems([problem]),
+        render.notice(HOSTILE),
+        render.job(job),
+        render.jobs([job]),
+        render.log([{"stage": HOSTILE, "message": HOSTILE}]),
+    ):
+        assert "<img" not in fragment
+        assert HOSTILE in safe(fragment).words
+
+
+@pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "//evil.example", "/\\evil.example"])
+def test_an_address_that_is_no_address_is_no_link(url: str) -> None:
+    """Only http(s) and our own paths are links."""
+    assert "<a" not in render.link(url, "words")
+
+
+def test_a_merged_models_page_is_safe_and_says_how_to_load_it() -> None:
+    """A hostile repo shows as text; each task has its line, and the trap of `pipeline(subfolder=)` is named."""
+    recipe = recipe_from_dict({"merge_method": "average", "models": [{"model": f"a/{HOSTILE}"}, {"model": "a/two"}]})
+    merged = MergedModel(
+        "ana/merged", "0" * 40, recipe, recipe.tasks, "BertForSequenceClassification", HOSTILE, False, "https://h/ana/m"
+    )
+    words = safe(merged_html(merged, "https://hub.example")).words
+    assert HOSTILE in words
+    assert "silently takes the root of the repo" in words
+    for task in recipe.tasks:
+        assert f'AutoModelForSequenceClassification.from_pretrained(repo, subfolder="{task}")' in loading(merged)
+
+
+def test_the_preview_says_what_will_be_written(tmp_path: Path) -> None:
+    """One body, a head for each task by its folder, sizes, and that nothing was fetched."""
+    models = [
+        save_tiny(tmp_path / name, seed=seed, labels=labels)
+        for seed, (name, labels) in enumerate({"m-banking": ("a", "b"), "m-mood": ("c", "d", "e")}.items())
+    ]
+    parents = [open_parent(str(folder), folder) for folder in models]
+    recipe = recipe_from_dict({"merge_method": "average", "models": [{"model": str(folder)} for folder in models]})
+    plan = make_plan(recipe, parents)
+    words = safe(render.preview(plan, parents, plan.problems, private=True, signed_in=True)).words
+    assert "Ready to merge" in words
+    assert "one body with 2 heads" in words
+    assert "banking/, mood/" in words
+    assert "private repo" in words
+    assert "0 bytes of weights fetched so far" in words
+
+
+def test_a_preview_with_errors_says_how_many_and_all_of_them() -> None:
+    """Every sentence stands there whole, errors before warnings."""
+    found = [Problem("W", severity="warning"), Problem("A", "b", "C", "models.0.model"), Problem("D", "e")]
+    words = safe(render.impossible(found)).words
+    assert "Not yet: 2 things to mend" in words
+    assert words.index("A: b. C.") < words.index("W.")
+
+
+def test_a_running_job_shows_stages_bar_and_bytes() -> None:
+    """The stepper, the progress in words, and that the page may be closed."""
+    seen = safe(render.job(a_job()))
+    assert "Download: ana/one (50 MB of 200 MB)" in seen.words
+    assert "You may close this page" in seen.words
+    assert ("progress", "0.2500") in [(tag, attributes.get("value")) for tag, attributes in seen.tags]
+    assert [attributes["class"] for tag, attributes in seen.tags if "aria-current" in attributes] == ["mm-running"]
+
+
+def test_a_job_that_is_done_ends_in_one_absolute_link() -> None:
+    """To the repo on the Hub, and to its page here."""
+    seen = safe(render.job(a_job(status="done", url="https://hub.example/ana/merged"), base_url="https://here"))
+    links = [attributes["href"] for tag, attributes in seen.tags if tag == "a"]
+    assert links == ["https://hub.example/ana/merged", "https://here/model?id=ana%2Fmerged"]
+
+
+def test_a_failed_job_says_why_with_its_id() -> None:
+    """One sentence, the job's id, and the way out when its result is kept."""
+    words = safe(render.job(a_job(status="failed", error="Your sign-in has run out.", publishable=True))).words
+    assert "Your sign-in has run out. The result is kept: sign in again and publish it. (job m1)" in words
+
+
+def test_tracebacks_are_not_shown() -> None:
+    """The log's details are for the operator alone."""
+    lines = [{"message": "merge started"}, {"message": "Traceback (most recent call last):", "level": "detail"}]
+    assert "Traceback" not in render.log(lines)
+    assert "merge started" in render.log(lines)
+
+
+def test_run_again_opens_the_form_with_the_recipe() -> None:
+    """The link holds the recipe and no output; the download is the recipe as submitted."""
+    recipe = recipe_from_dict(
+        {"merge_method": "average", "models": [{"model": "a/b"}], "output": {"repo_id": "ana/secret"}}
+    )
+    seen = safe(render.job_links(a_job(), recipe))
+    again, saved = (attributes for tag, attributes in seen.tags if tag == "a")
+    assert re.fullmatch(r"/\?recipe=[\w%-]+", str(again["href"]))
+    assert saved["download"] == "recipe.yaml"
+    assert "secret" not in str(again)
+
+
+def test_the_method_page_is_made_of_the_declarations() -> None:
+    """Every method, every parameter and every range of the registry."""
+    words = safe(render.method_table()).words
+    for method in METHODS.values():
+        assert method.title in words
+        assert method.summary in words
+        for parameter in method.parameters:
+            assert parameter.option.help in words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(5, "just now"), (60, "1 minute ago"), (3500, "58 minutes ago"), (7300, "2 hours ago"), (90_000, "1 day ago")],
+)
+def test_times_are_words(seconds: float, words: str) -> None:
+    """As people say them."""
+    assert render.ago(1000.0, 1000.0 + seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("count", "words"), [(0, "0 bytes"), (999, "999 bytes"), (1500, "1.5 kB"), (91_000_000, "91 MB"), (2.5e9, "2.5 GB")]
+)
+def test_sizes_are_words(count: float, words: str) -> None:
+    """As disks are sold."""
+    assert render.size(count) == words
+
+
+def test_a_search_result_is_one_line() -> None:
+    """Id, task, type."""
+    assert render.hit(Hit("a/b", "text-classification", "bert")) == "a/b  ·  text-classification · bert"
