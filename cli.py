@@ -286,7 +286,7 @@ def worker() -> None:
     """Run the jobs of the queue until stopped."""
     from jobs.worker import run_worker
 
-    raise typer.Exit(run_worker(Settings()))
+    run_worker(Settings())
 
 
 @command

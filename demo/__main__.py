@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from demo.loopback_hub import LoopbackHub
 from demo.train import SKILLS, read_rows, train_skills
 from merging.progress import Progress
+from merging.recipe import StatisticsKind
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".demo"
@@ -66,7 +67,8 @@ def collect(model: Path) -> dict[str, Path]:
 
     texts = [text for text, _ in read_rows(_skill(model), "train")]
     paths = {}
-    for kind, examples in (("gram", EXAMPLES), ("fisher", FISHER_EXAMPLES)):
+    kinds: tuple[tuple[StatisticsKind, int], ...] = (("gram", EXAMPLES), ("fisher", FISHER_EXAMPLES))
+    for kind, examples in kinds:
         path = paths[kind] = HOME / "statistics" / f"{model.parent.name}-{model.name}-{kind}.safetensors"
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
@@ -207,9 +209,12 @@ def _environment(endpoint: str, token: str) -> dict[str, str]:
 
 
 def _start_service(once: bool) -> "subprocess.Popen[bytes]":
-    """The page with its worker, or the worker alone when nobody will look at the page."""
+    """The page with its worker, or the worker alone when nobody will look at the page. It ends with this process."""
+    from jobs.child import die_with
+
     command = [sys.executable, "cli.py", "worker"] if once else [sys.executable, "app.py"]
-    return subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    own = os.getpid()
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=lambda: die_with(own))
 
 
 def _stop(service: "subprocess.Popen[bytes]") -> None:
