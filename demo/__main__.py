@@ -66,7 +66,7 @@ def collect(model: Path) -> dict[str, Path]:
     from merging.calibrate import collect as run
 
     texts = [text for text, _ in read_rows(_skill(model), "train")]
-    paths = {}
+    paths: dict[str, Path] = {}
     kinds: tuple[tuple[StatisticsKind, int], ...] = (("gram", EXAMPLES), ("fisher", FISHER_EXAMPLES))
     for kind, examples in kinds:
         path = paths[kind] = HOME / "statistics" / f"{model.parent.name}-{model.name}-{kind}.safetensors"
@@ -209,12 +209,9 @@ def _environment(endpoint: str, token: str) -> dict[str, str]:
 
 
 def _start_service(once: bool) -> "subprocess.Popen[bytes]":
-    """The page with its worker, or the worker alone when nobody will look at the page. It ends with this process."""
-    from jobs.child import die_with
-
+    """The page with its worker, or the worker alone when nobody will look at the page."""
     command = [sys.executable, "cli.py", "worker"] if once else [sys.executable, "app.py"]
-    own = os.getpid()
-    return subprocess.Popen(command, cwd=ROOT, start_new_session=True, preexec_fn=lambda: die_with(own))
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True)
 
 
 def _stop(service: "subprocess.Popen[bytes]") -> None:
@@ -259,6 +256,7 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="end after the link")
     parser.add_argument("--seed", type=int, default=0, help="of the training")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     return run_demo(once=options.once, seed=options.seed)
 
 
