@@ -51,8 +51,10 @@ class Fault:
     message: str = "A fault was switched on"
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0  # seconds before anything else
+    hold: float = 0.0  # seconds between doing what was asked and answering
     cut_after: int | None = None  # close the connection after so many body bytes
     times: int | None = 1
+    holding: bool = False  # the work of a held request is done, its answer is not sent yet
 
     def matches(self, scope: Scope) -> bool:
         """Whether it is this request's turn."""
@@ -105,6 +107,9 @@ class Traffic:
             nonlocal left
             if message["type"] == "http.response.start":
                 self.counters.requests[_label(scope)] += 1
+                if fault is not None and fault.hold:
+                    fault.holding = True
+                    await asyncio.sleep(fault.hold)
             elif left is not None:
                 body = message.get("body", b"")
                 if len(body) >= left:
