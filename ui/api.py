@@ -15,6 +15,8 @@ from ui.desk import Desk
 from ui.forms import methods as all_methods
 from ui.security import spoken
 
+CALLS = ("preview", "submit", "status", "cancel", "methods")
+
 
 def add_calls(desk: Desk) -> None:
     """Register the calls on the page that is open."""

@@ -1,7 +1,7 @@
 """The page of a merge that is not yet: pick models, pick a method, read what will happen, press the button."""
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gradio as gr
@@ -26,6 +26,7 @@ from ui.forms import (
     default_name,
     empty_form,
     fill_form,
+    hub_id,
     label,
     methods,
     model_parameters,
@@ -196,11 +197,17 @@ class MergePage:
             refresh(button.click(self._remover(index), inputs, form, queue=False, **quiet))
         refresh(self.load.click(self._load_yaml, inputs, form, **quiet))
         refresh(page.load(self._open, inputs, form, **quiet))
-        for control in self.controls.values():
-            control.input(  # type: ignore[attr-defined]
-                self._preview, inputs, shown, trigger_mode="always_last", concurrency_limit=8, **quiet
-            ).then(None, self.link, None, js=KEEP_IN_ADDRESS, api_visibility="private")
+        for touched in self._touched():
+            event = touched(self._preview, inputs, shown, trigger_mode="always_last", concurrency_limit=8, **quiet)
+            event.then(None, self.link, None, js=KEEP_IN_ADDRESS, api_visibility="private")
         self.view.wire(self.button.click(self._merge, inputs, [self.note, self.nonce, *self.view.outputs], **quiet))
+
+    def _touched(self) -> Iterator[Callable[..., Any]]:
+        """The events of a person's hand; leaving a text field counts, since Gradio may swallow a single paste."""
+        for control in self.controls.values():
+            yield control.input  # type: ignore[attr-defined]
+            if isinstance(control, gr.Textbox | gr.Number):
+                yield control.blur  # type: ignore[union-attr]
 
     def _search(self, event: gr.KeyUpData, token: gr.OAuthToken | None, request: gr.Request) -> Any:
         """Models whose name holds what was typed so far."""
@@ -219,6 +226,8 @@ class MergePage:
         if not isinstance(model, str) or "/" not in model:
             return {self.picked: ""}
         draft, values = self._read(data)
+        if draft["models"] and draft["models"][-1]["model"] == hub_id(model):  # Gradio tells of one pick twice
+            return {self.search: gr.Dropdown(value=None, choices=[])}
         try:
             draft = add_model(draft, model)
         except InputError as error:

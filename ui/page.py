@@ -9,7 +9,7 @@ from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import JSONResponse
 
 from ui import methods_page, render
-from ui.api import add_calls
+from ui.api import CALLS, add_calls
 from ui.desk import Desk
 from ui.job_page import JobPage
 from ui.merge_page import MergePage
@@ -70,6 +70,9 @@ def build_page(desk: Desk) -> gr.Blocks:
     with blocks.route("Model", "/model", show_in_navbar=False):
         _header(desk, blocks, "/model")
         ModelPage(desk).build(blocks)
+    for event in blocks.fns.values():  # those of Gradio's own components would be public otherwise
+        if event.api_name not in CALLS:
+            event.api_visibility = "private"
     return blocks
 
 

@@ -1,0 +1,59 @@
+"""A browser, and the service with sign-in on a Hub of its own."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from demo.loopback_hub import LoopbackHub
+from tests.served import publish_skills, served
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
+SWITCHES = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-dev-shm-usage"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A running app with OAuth, and its Hub."""
+
+    url: str
+    hub: LoopbackHub
+    models: tuple[str, ...]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Three tiny classifiers with published Gram statistics, and the app that signs people in there."""
+    folder = tmp_path_factory.mktemp("site")
+    with LoopbackHub(folder / "hub") as hub:
+        models = publish_skills(hub, folder / "models")
+        hub.add_user("bea", orgs=["acme"])
+        environment = {**hub.oauth_environment(), "MERGE_SECRET_KEY": "0" * 43}
+        with served(folder, environment) as url:
+            yield Site(url, hub, tuple(models))
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium."""
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A new visitor at a desk, who asks no other machine for anything."""
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    strangers: list[str] = []
+    context.on("request", lambda request: strangers.append(request.url) if _elsewhere(request.url) else None)
+    yield context.new_page()
+    context.close()
+    assert not strangers
+
+
+def _elsewhere(url: str) -> bool:
+    return not url.startswith(("http://127.0.0.1:", "data:", "blob:"))
