@@ -190,9 +190,7 @@ def _refused(hub: Hub, error: HfHubHTTPError, repo_id: str, where: str) -> Merge
     status, words = error.response.status_code, server_words(error)
     if status == 401:
         if hub.signed_in:
-            return SignInNeeded(
-                "Your sign-in has run out", "the Hub refuses it", "Sign in again", where
-            )
+            return SignInNeeded("Your sign-in has run out", "the Hub refuses it", "Sign in again", where)
         return SignInNeeded("Not signed in", f"{repo_id} is not open to everybody", "Sign in", where)
     if status == 429:
         return HubUnavailable("The Hub asks to slow down", words, "Try again in a few minutes")

@@ -6,7 +6,7 @@ no weight byte and writes nothing to disk.
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from hub.client import Hub, HubUnavailable, explained
 from hub.datasets import is_local
-from hub.identity import whoami, writing_problem
+from hub.identity import Identity, whoami, writing_problem
 from hub.repository import RemoteRepo, open_repo, read_config, read_headers, read_small, weight_names
 from hub.statistics import FoundStatistics, belongs, find_statistics, local_statistics, named_statistics
 from merging.checkpoint import TOKENIZER_FILES, open_parent, vocabulary_of
@@ -97,6 +97,15 @@ def resolve(hub: Hub, recipe: Recipe, *, folders_allowed: bool = False) -> Resol
     return Resolved(pinned, found, (*problems, *more, *_visibility(recipe, found)))
 
 
+def with_pins(resolved: Resolved, recipe: Recipe) -> Resolved:
+    """What was resolved of the same models, for a recipe that differs in weights, parameters or output."""
+    entries = tuple(
+        entry.model_copy(update={"model": pinned.model, "statistics": pinned.statistics})
+        for entry, pinned in zip(recipe.models, resolved.recipe.models, strict=True)
+    )
+    return replace(resolved, recipe=recipe.model_copy(update={"models": entries}))
+
+
 def result_is_private(recipe: Recipe, parents: Sequence[Parent]) -> bool:
     """Whether the merged repo is private: as the recipe says, else when a parent is private or gated."""
     if recipe.output.private is not None:
@@ -104,8 +113,11 @@ def result_is_private(recipe: Recipe, parents: Sequence[Parent]) -> bool:
     return any(parent.restricted for parent in parents)
 
 
-def check_output(hub: Hub, recipe: Recipe) -> list[Problem]:
-    """What is wrong with the place that the result goes to: not signed in, no right, taken."""
+def check_output(hub: Hub, recipe: Recipe, identity: Identity | None = None) -> list[Problem]:
+    """What is wrong with the place that the result goes to: not signed in, no right, taken.
+
+    `identity` is the owner of the token where the caller has just asked; else the Hub is asked.
+    """
     where, repo_id = "output.repo_id", recipe.output.repo_id
     if not hub.signed_in:
         return [Problem("Not signed in", "a merge is published under your own name", "Sign in first", where)]
@@ -114,7 +126,7 @@ def check_output(hub: Hub, recipe: Recipe) -> list[Problem]:
     if not valid_repo_id(repo_id):
         return [Problem(f"{repo_id} is not a valid name", "", "Use letters, digits, '-', '_' and '.'", where)]
     try:
-        problem = writing_problem(whoami(hub), repo_id.partition("/")[0], where)
+        problem = writing_problem(identity or whoami(hub), repo_id.partition("/")[0], where)
         problems = [problem] if problem else []
         if any(problem.severity == "error" for problem in problems) or not repo_exists(hub, repo_id, where):
             return problems
