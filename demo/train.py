@@ -105,7 +105,8 @@ def train_skills(
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # a second run waits for the first, and finds its models
-        missing = [skill for skill in skills if not model_folder(folder, skill).is_dir()]
+        largest = sorted(skills, key=lambda skill: -(DATA / f"{skill}.tsv").stat().st_size)  # first: it takes longest
+        missing = [skill for skill in largest if not model_folder(folder, skill).is_dir()]
         yield from _train(folder, missing, seed, processes or os.cpu_count() or 1)
     return tuple(model_folder(folder, skill) for skill in skills)
 
