@@ -75,6 +75,8 @@ def parse_header(head: bytes, size: int, name: str = "file") -> Header:
     if not isinstance(entries, dict) or len(entries) > TENSOR_LIMIT:
         raise InputError(f"{name} has a broken header", "it is not a table of tensors", "Save the model again")
     metadata = entries.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict):
+        raise InputError(f"{name} has a broken header", "its metadata is not a table", "Save the model again")
     start = 8 + length
     specs, places = {}, []
     for tensor, entry in entries.items():
@@ -92,7 +94,7 @@ def parse_header(head: bytes, size: int, name: str = "file") -> Header:
         if begin < before:
             raise InputError(f"{name}: {first} and {second} overlap", "two tensors share bytes", "Save it again")
     offsets = {tensor: start + begin for begin, _, tensor in places}
-    return Header(specs, offsets, {str(key): str(value) for key, value in dict(metadata).items()}, start)
+    return Header(specs, offsets, {str(key): str(value) for key, value in metadata.items()}, start)
 
 
 def _entry(file: str, tensor: str, entry: Any) -> tuple[TensorSpec, int, int]:
