@@ -14,7 +14,7 @@ from dbos._sys_db import WorkflowStatus
 
 from hub.client import Hub
 from hub.identity import whoami
-from hub.resolve import check_output, resolve
+from hub.resolve import Resolved, check_output, resolve
 from jobs.job import STAGES, Job, JobFailed, JobFolder, JobSpec, JobStatus, StageState, job_id, read_json
 from jobs.store import ACTIVE, QUEUE, WORKFLOW, Store, a_worker_lives
 from jobs.upkeep import clean_expired, is_stranded, stranded
@@ -68,9 +68,18 @@ class JobService:
         self._client.destroy()
         self._store.engine.dispose()
 
-    def preview(self, recipe: Recipe, hub: Hub, *, folders_allowed: bool = False, with_output: bool = True) -> Preview:
-        """Resolve and plan from headers alone. Bad input is in `problems`, not raised."""
-        resolved = resolve(hub, recipe, folders_allowed=folders_allowed)
+    def preview(
+        self,
+        recipe: Recipe,
+        hub: Hub,
+        *,
+        folders_allowed: bool = False,
+        with_output: bool = True,
+        resolved: Resolved | None = None,
+    ) -> Preview:
+        """Plan from headers alone, of what was `resolved` or is now. Bad input is in `problems`, not raised."""
+        if resolved is None:
+            resolved = resolve(hub, recipe, folders_allowed=folders_allowed)
         problems = list(resolved.problems)
         if any(problem.severity == "error" for problem in problems):
             plan = Plan(resolved.recipe, tuple(problems))

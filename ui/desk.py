@@ -5,7 +5,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import gradio as gr
@@ -13,6 +13,7 @@ import gradio as gr
 from hub.client import Hub
 from hub.identity import Identity, whoami
 from hub.merged import MergedModel, read_merged
+from hub.resolve import check_output, resolve, with_pins
 from jobs.job import Job
 from jobs.service import JobService, Preview
 from merging.errors import InputError
@@ -20,6 +21,7 @@ from merging.recipe import Recipe
 from ui.security import Access
 
 T = TypeVar("T")
+WORKER_PATIENCE = 30.0  # seconds that a worker may take to start
 
 
 class Recent:
@@ -57,10 +59,11 @@ class Desk:
     service: JobService
     access: Access
     public_url: str = ""  # absolute address of this service, "" to use that of the request
+    _opened: float = field(default_factory=time.monotonic)
     _identities: Recent = field(default_factory=lambda: Recent(60.0))
     _jobs: Recent = field(default_factory=lambda: Recent(0.8))
     _workers: Recent = field(default_factory=lambda: Recent(5.0))
-    _previews: Recent = field(default_factory=lambda: Recent(20.0, 64))
+    _resolved: Recent = field(default_factory=lambda: Recent(60.0, 64))
 
     def hub(self, token: gr.OAuthToken | None, request: gr.Request | None) -> Hub:
         """The Hub as the asking person sees it."""
@@ -86,9 +89,18 @@ class Desk:
         return str(request.headers.get("origin", "")).rstrip("/")
 
     def preview(self, recipe: Recipe, hub: Hub) -> Preview:
-        """What would happen. Nobody signed in: the place of the result is not looked at."""
-        ask = lambda: self.service.preview(recipe, hub, with_output=hub.signed_in)  # noqa: E731
-        return self._previews.get((who(hub), recipe.to_yaml()), ask)
+        """What would happen. Nobody signed in: the place of the result is not looked at.
+
+        As weights, parameters and names change, the models are not looked up again; `submit` does so in any case.
+        """
+        models = [(entry.model, entry.statistics, entry.calibration) for entry in recipe.models]
+        key = repr((who(hub), models, sorted(recipe.method.needs), recipe.output.private))
+        resolved = with_pins(self._resolved.get(key, lambda: resolve(hub, recipe)), recipe)
+        preview = self.service.preview(recipe, hub, with_output=False, resolved=resolved)
+        if not hub.signed_in:
+            return preview
+        problems = check_output(hub, recipe, self.identity_or_none(hub))
+        return replace(preview, problems=(*preview.problems, *problems))
 
     def submit(self, recipe: Recipe, hub: Hub, nonce: str = "") -> Job:
         """Queue a merge. Raises InputError with all that is wrong."""
@@ -124,3 +136,7 @@ class Desk:
     def worker_alive(self) -> bool:
         """False when queued jobs wait for nobody."""
         return self._workers.get("worker", self.service.worker_alive)
+
+    def worker_missing(self) -> bool:
+        """True when nobody works although there was time enough for a worker to start."""
+        return time.monotonic() - self._opened > WORKER_PATIENCE and not self.worker_alive()

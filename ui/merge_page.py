@@ -286,7 +286,7 @@ class MergePage:
             updates: Updates = {group: gr.Group(visible=False) for group in self.groups.values()}
             updates[self.groups[method.name]] = gr.Group(visible=bool(shared_parameters(method)))
             updates |= {self.summary: render.method_summary(method), self.note: ""}
-            updates[self.worker] = "" if self._desk.worker_alive() else render.notice(NO_WORKER, "warning")
+            updates[self.worker] = render.notice(NO_WORKER, "warning") if self._desk.worker_missing() else ""
             self._choose_name(updates, draft, values, data[self.named])
             hub = self._desk.hub(token, request)
             known: dict[str, Parent] = data[self.known] or {}

@@ -14,7 +14,7 @@ from urllib.parse import quote, urlencode
 from hub.search import Hit
 from jobs.job import Job, StageState
 from merging.errors import Problem
-from merging.method import MergeMethod
+from merging.method import METHODS, MergeMethod
 from merging.parent import Parent
 from merging.plan import Plan
 from merging.progress import Progress
@@ -244,7 +244,7 @@ def _nothing_fetched() -> str:
 def job(one: Job, *, base_url: str = "", now: float | None = None) -> str:
     """A job: its stages, how far it is, and at the end the link or the reason."""
     title = f"<h3>{text(one.repo_id or one.id)} {_status(one)}</h3>"
-    facts = f"{one.method} of {', '.join(one.models)} · {ago(one.created, now)} · job {one.id}"
+    facts = f"{method_title(one.method)} of {', '.join(one.models)} · {ago(one.created, now)} · job {one.id}"
     about = f'<p class="mm-quiet">{text(facts, 900)}</p>'
     return f'<div class="mm-job">{title}{about}{_steps(one.stages)}{_now(one)}{_end(one, base_url)}</div>'
 
@@ -325,11 +325,16 @@ def jobs(found: Sequence[Job], chosen: str = "", now: float | None = None) -> st
 
 def _job_line(one: Job, chosen: str, now: float | None) -> str:
     current = ' aria-current="true"' if one.id == chosen else ""
-    about = f"{one.method} of {plural(len(one.models), 'model')} · {ago(one.created, now)}"
+    about = f"{method_title(one.method)} of {plural(len(one.models), 'model')} · {ago(one.created, now)}"
     return (
         f'<li><a href="/jobs?{urlencode({"id": one.id})}"{current}><b>{text(one.repo_id or one.id)}</b>'
         f'{_status(one)}<span class="mm-quiet">{text(about)}</span></a></li>'
     )
+
+
+def method_title(name: str) -> str:
+    """A method's title, its name when it is not known here."""
+    return METHODS[name].title if name in METHODS else name
 
 
 def job_links(one: Job, recipe: Recipe) -> str:

@@ -1,0 +1,64 @@
+"""Answers that may be shared are asked for once; what belongs to one person is never another's."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from demo.loopback_hub import LoopbackHub
+from hub.client import Hub
+from jobs.service import JobService
+from merging.recipe import Recipe, recipe_from_dict
+from settings import Settings
+from tests.tiny_models import save_tiny
+from ui.desk import Desk
+from ui.security import Access
+
+
+@pytest.fixture
+def desk(hub: LoopbackHub, tmp_path: Path) -> Iterator[Desk]:
+    """A desk over a Hub with two models of ana's, one of them private."""
+    hub.add_user("ana")
+    api = HfApi(endpoint=hub.url, token=hub.add_token("ana"))
+    for seed, name in enumerate(("one", "two")):
+        api.create_repo(f"ana/{name}", private=name == "two")
+        api.upload_folder(repo_id=f"ana/{name}", folder_path=save_tiny(tmp_path / name, seed=seed))
+    service = JobService(Settings(home=tmp_path / "home"))
+    yield Desk(service, Access(hub.url, single_user=True))
+    service.close()
+
+
+def a_recipe(weight: float = 1.0, **output: str) -> Recipe:
+    """The average of both models."""
+    models = [{"model": "ana/one", "parameters": {"weight": weight}}, {"model": "ana/two"}]
+    return recipe_from_dict({"merge_method": "average", "models": models, "output": output})
+
+
+def test_a_changed_weight_asks_the_hub_nothing_new(hub: LoopbackHub, desk: Desk) -> None:
+    """As somebody types weights, only the arithmetic is done again."""
+    ana = Hub(hub.url, hub.add_token("ana"))
+    first = desk.preview(a_recipe(repo_id="ana/merged"), ana)
+    assert not first.errors
+    before = sum(hub.counters()["requests"].values())
+    second = desk.preview(a_recipe(3.0, repo_id="ana/merged"), ana)
+    assert sum(hub.counters()["requests"].values()) == before + 1  # whether the name is still free
+    assert second.weights == (0.75, 0.25)
+    assert second.recipe.models[0].parameters == {"weight": 3.0}
+    assert second.recipe.models[0].model == first.recipe.models[0].model
+
+
+def test_what_one_person_may_see_another_may_not(hub: LoopbackHub, desk: Desk) -> None:
+    """A private model that ana has just previewed stays unknown to everybody else."""
+    assert not desk.preview(a_recipe(repo_id="ana/merged"), Hub(hub.url, hub.add_token("ana"))).errors
+    hub.add_user("bea")
+    for other in (Hub.anonymous(hub.url), Hub(hub.url, hub.add_token("bea"))):
+        found = desk.preview(a_recipe(repo_id="bea/merged"), other)
+        assert "ana/two does not exist, or it is private" in str(found.errors[0])
+        assert found.found[1] is None
+
+
+def test_nobodys_preview_says_nothing_of_the_output(hub: LoopbackHub, desk: Desk) -> None:
+    """Signing in comes later, at the button."""
+    found = desk.preview(a_recipe(repo_id="ana/one"), Hub.anonymous(hub.url))
+    assert all(not problem.where.startswith("output") for problem in found.problems)
