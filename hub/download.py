@@ -79,7 +79,7 @@ def fetch(hub: Hub, parent: Parent, files: Sequence[str], folder: Path) -> Gener
     )
 
 
-def fetch_statistics(hub: Hub, fact: StatisticsFact, path: Path) -> None:
+def fetch_statistics(hub: Hub, fact: StatisticsFact, path: Path) -> Generator[Progress, None, None]:
     """Bring a pinned statistics file to `path`, from the Hub or from this machine. Its values are not looked at.
 
     Access is asked for first, size and SHA-256 are checked, and a right file that is there already is kept.
@@ -93,8 +93,7 @@ def fetch_statistics(hub: Hub, fact: StatisticsFact, path: Path) -> None:
         return
     draft = path.with_name(path.name + ".download")
     files = {match["path"]: (fact.nbytes, fact.sha256)}
-    for _ in _download(hub, match["repo"], match["revision"], files, draft):
-        pass
+    yield from _download(hub, match["repo"], match["revision"], files, draft)
     (draft / match["path"]).replace(path)
     shutil.rmtree(draft)
 

@@ -122,8 +122,10 @@ def fetch(context: StageContext) -> Steps:
     for index, parent in enumerate(parents):  # before any weights: they may be refused by their values
         for kind, fact in parent.statistics.items():
             path = context.folder.statistics(index, kind)
-            yield Progress("fetch", done, plan.download_bytes, "bytes", f"{kind} of {parent.model}")
-            fetch_statistics(context.hub, fact, path)
+            message = f"{kind.title()} statistics of {parent.model}"
+            yield Progress("fetch", done, plan.download_bytes, "bytes", message)
+            for step in fetch_statistics(context.hub, fact, path):
+                yield Progress("fetch", done + step.done, plan.download_bytes, "bytes", message)
             check_values(path)
             done += fact.nbytes
     for index, parent in enumerate(parents):

@@ -146,14 +146,14 @@ def test_statistics_arrive_verified(ann: Hub, sign_in: SignIn, parent: Parent, t
     fact = resolve(ann, wish("ann/a", "ann/b", method="regmean")).parents[0].statistics["gram"]
     target = tmp_path / "job" / "0" / "gram.safetensors"
     with pytest.raises(InputError, match="does not exist, or it is private"):
-        fetch_statistics(sign_in("bob"), fact, target)
-    fetch_statistics(ann, fact, target)
+        list(fetch_statistics(sign_in("bob"), fact, target))
+    list(fetch_statistics(ann, fact, target))
     assert sha256_of(target) == fact.sha256 == sha256_of(file)
     assert names(target.parent) == ["gram.safetensors"]
     stamp = target.stat().st_mtime_ns
-    fetch_statistics(ann, fact, target)
+    list(fetch_statistics(ann, fact, target))
     assert target.stat().st_mtime_ns == stamp
     entry = {"model": "ann/a", "statistics": {"gram": str(file)}}
     local = resolve(ann, wish(entry, "ann/b", method="regmean"), folders_allowed=True).parents[0].statistics["gram"]
-    fetch_statistics(ann, local, tmp_path / "copy.safetensors")
+    list(fetch_statistics(ann, local, tmp_path / "copy.safetensors"))
     assert sha256_of(tmp_path / "copy.safetensors") == local.sha256
