@@ -15,6 +15,8 @@ from hub.datasets import is_local, load_rows
 from merging.errors import InputError, MergeError
 from tests.hub.helpers import SignIn
 
+pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
+
 ROOT = Path(__file__).parents[2]
 NOBODY = Hub("http://127.0.0.1:9", False)
 TSV = 'text\tlabel\tsplit\nshe said "hi\tgreet\ttrain\nbye\tleave\ttest\n\tempty\ttrain\n'

@@ -15,6 +15,8 @@ from merging.parent import Parent
 from merging.plan import make_plan
 from tests.hub.helpers import Models, Put, SignIn, gram_file, wish
 
+pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
+
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 

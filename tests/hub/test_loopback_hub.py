@@ -23,6 +23,8 @@ from safetensors.numpy import save_file
 from demo.loopback_hub import HubAdmin, LoopbackHub
 from demo.loopback_store import git_blob_id
 
+pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
+
 ROOT = Path(__file__).parents[2]
 CARD = """---
 license: mit

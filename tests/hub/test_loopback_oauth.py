@@ -16,6 +16,8 @@ from joserfc.jwk import KeySet
 
 from demo.loopback_hub import LoopbackHub
 
+pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
+
 BACK = "http://127.0.0.1:7860/login/callback"
 
 

@@ -8,6 +8,8 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 
 from demo.loopback_hub import LoopbackHub
 
+pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
+
 Client = Callable[..., HfApi]
 
 

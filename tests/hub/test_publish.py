@@ -21,6 +21,8 @@ from hub.publish import Published, PublishFailed, publish, publishable
 from merging.errors import InputError
 from tests.hub.helpers import Models, Put, SignIn
 
+pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
+
 ROOT = Path(__file__).parents[2]
 
 

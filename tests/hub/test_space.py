@@ -13,6 +13,8 @@ from hub.space import create_space, space_files
 from merging.errors import InputError
 from tests.hub.helpers import SignIn
 
+pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
+
 ROOT = Path(__file__).parents[2]
 README = "---\ntitle: Merge\nsdk: gradio\nsdk_version: 6.31.0\nhf_oauth: true\n---\n# Merge\n"
 

@@ -12,6 +12,8 @@ from hub.statistics import publish_statistics, statistics_repo
 from merging.errors import InputError
 from tests.hub.helpers import Models, Put, SignIn, fisher_file, gram_file, wish
 
+pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
+
 
 def test_published_statistics_are_found(ann: Hub, put: Put, tiny: Models, tmp_path: Path) -> None:
     """An owner publishes once; whoever merges the model then finds them."""

@@ -16,6 +16,8 @@ from merging.recipe import Recipe, recipe_from_dict
 from tests.jobs.processes import TOKEN, Workers, ended, queue, trace, wait_for
 from tests.tiny_models import save_tiny
 
+pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
+
 SignIn = Callable[[str], Hub]
 
 

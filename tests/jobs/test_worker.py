@@ -12,6 +12,8 @@ from jobs.service import JobService
 from jobs.store import QUEUE, executor_id
 from tests.jobs.processes import TOKEN, Workers, alive, ended, queue, trace, wait_for
 
+pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
+
 
 def in_merge(workers: Workers, id: str) -> int:
     """Wait until the stage merge has started a helper process; its pid."""
