@@ -293,3 +293,7 @@ Weights = Annotated[
     Sequence[float] | None,
     Option("Share of this model; only the ratios count", per_model=True, default=1.0),
 ]
+Shares = Annotated[
+    Sequence[float] | None,
+    Option("Share of this model; only the ratios count", minimum=0, per_model=True, default=1.0),
+]  # for methods in which a negative weight has no meaning

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from merging.method import Option, Weights, merge_method, normalised, weights_of
+from merging.method import Option, Shares, merge_method, normalised, weights_of
 from merging.tensors import FisherMoments, TensorGroup
 
 
@@ -20,7 +20,7 @@ from merging.tensors import FisherMoments, TensorGroup
 def fisher(
     group: TensorGroup,
     *,
-    weight: Weights = None,
+    weight: Shares = None,
     normalize: Annotated[
         str,
         Option(

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from merging.method import Option, Weights, merge_method, normalised, weights_of
+from merging.method import Option, Shares, merge_method, normalised, weights_of
 from merging.tensors import TensorGroup
 
 
@@ -19,7 +19,7 @@ from merging.tensors import TensorGroup
 def regmean(
     group: TensorGroup,
     *,
-    weight: Weights = None,
+    weight: Shares = None,
     alpha: Annotated[
         float,
         Option("Factor on the off-diagonals of every Gram matrix; 1 is the exact regression", minimum=0, maximum=1),

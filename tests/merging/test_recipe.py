@@ -87,6 +87,11 @@ def test_a_damaged_or_exploding_link_is_one_sentence(packed: str) -> None:
             "weight = 'heavy': it is not a number. Give a number, of any size.",
         ),
         (
+            "merge_method: regmean\nmodels: [{model: a/b, parameters: {weight: -1}}]",
+            "models.0.parameters.weight",
+            "weight = -1: it is out of range. Give a number of at least 0.",
+        ),
+        (
             "merge_method: average\nmodels: [{model: a/b, parameters: {weight: .nan}}]",
             "models.0.parameters.weight",
             "weight = nan: it is not a number.",
