@@ -2,12 +2,12 @@
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from merging.errors import InputError
+from merging.errors import InputError, Problem
 
 
 class Settings(BaseSettings):
@@ -33,6 +33,36 @@ class Settings(BaseSettings):
     keep_days: int = Field(default=7, ge=1, description="Days after which ended jobs and their results are deleted")
     job_slots: int = Field(default=1, ge=1, description="Jobs that one worker runs at a time")
     jobs_per_user: int = Field(default=5, ge=1, description="Jobs that one user may have waiting or running")
+
+    def __init__(self, **values: Any) -> None:
+        """Raises InputError that names every variable at fault, never its value: it may be a secret."""
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise InputError.of(_problem(detail) for detail in error.errors(include_url=False)) from None
+
+    @field_validator("memory")
+    @classmethod
+    def _memory_is_a_size(cls, value: str) -> str:
+        try:
+            parse_size(value)
+        except InputError as error:
+            raise ValueError(error.problem.why) from None
+        return value
+
+    @field_validator("database_url")
+    @classmethod
+    def _database_is_known(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("postgres://", "postgresql://", "postgresql+", "sqlite:///")):
+            raise ValueError("it begins with postgresql:// or sqlite:///")
+        return value
+
+
+def _problem(detail: Any) -> Problem:
+    """One pydantic complaint in our words."""
+    name = f"MERGE_{str(detail['loc'][0]).upper()}"
+    reason = (detail.get("ctx") or {}).get("error") or detail["msg"]
+    return Problem(f"{name} cannot be used", str(reason)[:1].lower() + str(reason)[1:], "Mend it or leave it out")
 
 
 def parse_size(text: str) -> int:

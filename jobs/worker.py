@@ -43,7 +43,10 @@ def run_worker(
     `slot` tells the workers of one machine apart. `polling` is the seconds between two looks at the queue.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold tokens
-    store = Store(settings)
+    try:
+        store = Store(settings)
+    except OSError as error:
+        raise InputError(f"{settings.home} cannot be used", error.strerror or "", "Set MERGE_HOME") from None
     executor = executor_id(slot)
     lock = _lock(store, executor)
     stop = threading.Event()
