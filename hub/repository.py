@@ -13,6 +13,7 @@ from merging.checkpoint import (
     WEIGHT_FILE,
     WEIGHT_INDEX,
     Header,
+    checked_config,
     header_length,
     index_files,
     no_safetensors,
@@ -96,7 +97,10 @@ def read_config(hub: Hub, repo: RemoteRepo, where: str = "") -> dict[str, Any]:
         config = None
     if not isinstance(config, dict):
         raise InputError(f"{repo.repo_id} has a broken config.json", "it is not a JSON object", "Mend it", where)
-    return config
+    try:
+        return checked_config(config, repo.repo_id)
+    except InputError as error:
+        raise InputError(error.problem.what, error.problem.why, error.problem.fix, where) from None
 
 
 def weight_names(hub: Hub, repo: RemoteRepo, where: str = "") -> tuple[str, ...]:

@@ -30,6 +30,7 @@ from merging.recipe import Recipe, StatisticsKind, recipe_from_yaml
 from merging.statistics import Statistics, check_values
 
 CHECK_SHARE = 0.8  # of the available memory that the check of a model may take
+CHECK_LEAST = 2 << 30  # bytes: with less, importing torch and transformers alone does not end
 Result = dict[str, Any]
 Steps = Generator[Progress, None, Result]
 
@@ -228,7 +229,7 @@ def check(context: StageContext) -> Steps:
     command = [sys.executable, "-m", "merging.check"]
     command += [str(context.folder.output / output.folder) for output in plan.outputs]
     command += ["--parameters", *(str(plan.parameters(output)) for output in plan.outputs)]
-    command += ["--memory", str(int(CHECK_SHARE * available_memory()))]
+    command += ["--memory", str(max(CHECK_LEAST, int(CHECK_SHARE * available_memory())))]
     found: list[Result] = []
     with TemporaryFile("w+") as prose:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=prose, text=True, cwd=ROOT)
@@ -240,7 +241,10 @@ def check(context: StageContext) -> Steps:
             said = prose.read().strip().splitlines()
             reason = said[-1] if said else f"its process ended with status {process.returncode}"
             raise MergeError("The merged model did not pass its check", reason, "Nothing was published")
-    write_atomically(context.folder.report, json.dumps(read_json(context.folder.report) | {"checks": found}))
+    report = read_json(context.folder.report)
+    notes = [f"{one['folder']}: {one['note']}" for one in found if "note" in one]
+    report |= {"checks": found, "notes": sorted({*report["notes"], *notes})}
+    write_atomically(context.folder.report, json.dumps(report))
     return {"checked": len(found)}
 
 

@@ -1,8 +1,8 @@
 """What each tensor of a checkpoint is, as data: adding an architecture is adding an entry to ARCHITECTURES.
 
-Names are disk names. Patterns are regular expressions searched in the name without the body's prefix;
-the first that matches wins. Covered: BERT-like encoders (BERT, RoBERTa, XLM-RoBERTa, DistilBERT), Llama-like
-decoders (Llama, Mistral, Qwen2, Qwen3) and GPT-2. Not covered: everything else; `architecture_of` says None.
+Names are disk names. Patterns are regular expressions searched in the whole name; the first that matches wins.
+Covered: BERT-like encoders (BERT, RoBERTa, XLM-RoBERTa, DistilBERT), Llama-like decoders (Llama, Mistral, Qwen2,
+Qwen3) and GPT-2. Not covered: everything else; `architecture_of` says None.
 """
 
 import re
@@ -26,7 +26,7 @@ class Architecture:
     """The tensors of one family of models.
 
     `linear` weights are (out, in) and see each token's input once; `conv1d` weights are (in, out).
-    `heads` are the tensors above the shared body; `language_heads` those that score the vocabulary.
+    `heads` are the tensors above the shared body.
     """
 
     name: str
@@ -36,7 +36,6 @@ class Architecture:
     heads: str
     conv1d: str = r"(?!)"
     buffers: str = r"(?:position_ids|token_type_ids|rotary_emb\.inv_freq|\.attn\.(?:masked_)?bias)$"
-    language_heads: str = r"^(?:lm_head|cls\.predictions)\."
     tied: tuple[tuple[str, str], ...] = ()  # (copy, original) when the config ties word embeddings
     ties_by_default: bool = True  # when the config does not say
 
@@ -57,9 +56,14 @@ class Architecture:
             return Role("linear", head)
         return Role("other", head)
 
-    def is_language_head(self, name: str) -> bool:
-        """True for a head that scores the vocabulary: it has no labels of its own."""
-        return bool(re.search(self.language_heads, name))
+    def ties(self, config: Mapping[str, Any]) -> bool:
+        """Whether a model of that config uses its word embeddings to score the vocabulary too."""
+        tied = config.get("tie_word_embeddings")
+        return self.ties_by_default if tied is None else bool(tied)
+
+    def tied_copies(self, config: Mapping[str, Any]) -> set[str]:
+        """Names under which a file may hold the tied word embeddings once more."""
+        return {copy for copy, _ in self.tied} if self.ties(config) else set()
 
 
 _BERT = Architecture(
@@ -84,7 +88,6 @@ _DISTILBERT = Architecture(
     embedding=r"embeddings\.(?:word|position)_embeddings\.weight$",
     norm=r"(?:layer_norm|LayerNorm)\.(?:weight|bias)$",
     heads=r"^(?:pre_classifier|classifier|vocab_\w+|qa_outputs)\.",
-    language_heads=r"^vocab_",
     tied=(("vocab_projector.weight", "distilbert.embeddings.word_embeddings.weight"),),
 )
 _LLAMA = Architecture(

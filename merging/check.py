@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from merging.architecture import architecture_of
 from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
 
@@ -35,9 +36,11 @@ def check_folder(folder: Path, parameters: int) -> dict[str, Any]:
         raise MergeError(f"{folder.name} has {count:,} parameters", f"the plan promised {parameters:,}")
     _finite(stored)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    model, missing = _load(folder, config)
+    model, missing, unknown = _load(folder, config)
     if missing:
         raise MergeError(f"{folder.name} lacks {missing[0]}", f"transformers made up {len(missing)} tensors by itself")
+    if unknown:
+        raise MergeError(f"{folder.name} holds {unknown[0]}", f"transformers has no place for {len(unknown)} tensors")
     tokenizer = None
     if any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -46,6 +49,8 @@ def check_folder(folder: Path, parameters: int) -> dict[str, Any]:
         if tokenizer is None
         else dict(tokenizer("One sentence to try the merged model.", return_tensors="pt"))
     )
+    if type(model).__name__.endswith("MultipleChoice"):
+        inputs = {name: value.unsqueeze(1).expand(-1, 2, -1) for name, value in inputs.items()}  # (1, choices, length)
     with torch.inference_mode():
         output = next(value for value in model(**inputs).values() if isinstance(value, torch.Tensor))
     if not bool(torch.isfinite(output).all()):
@@ -69,8 +74,8 @@ def _finite(stored: Checkpoint) -> None:
                 raise MergeError(f"{name} holds NaN or infinity", "it was written so")
 
 
-def _load(folder: Path, config: Any) -> tuple[Any, list[str]]:
-    """The model in the class that its config names, and the tensors that it did not find."""
+def _load(folder: Path, config: Any) -> tuple[Any, list[str], list[str]]:
+    """The model in the class that its config names, the tensors that it did not find, and those it did not want."""
     import transformers
 
     name = (config.architectures or ["AutoModel"])[0]
@@ -79,7 +84,21 @@ def _load(folder: Path, config: Any) -> tuple[Any, list[str]]:
         folder, config=config, local_files_only=True, use_safetensors=True, output_loading_info=True
     )
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
-    return model.eval(), sorted(set(info["missing_keys"]) - tied)
+    architecture = architecture_of(config.to_dict())
+    unknown = [
+        name for name in info["unexpected_keys"] if not architecture or architecture.role(name, ()).kind != "buffer"
+    ]
+    return model.eval(), sorted(set(info["missing_keys"]) - tied), sorted(unknown)
+
+
+def _within_memory(folder: Path, parameters: int) -> dict[str, Any]:
+    """`check_folder`; torch has words of its own for memory that cannot be had."""
+    try:
+        return check_folder(folder, parameters)
+    except RuntimeError as error:
+        if "allocate memory" in str(error):
+            raise MemoryError from None
+        raise
 
 
 def main() -> int:
@@ -88,14 +107,16 @@ def main() -> int:
     parser.add_argument("folders", type=Path, nargs="+")
     parser.add_argument("--parameters", type=int, nargs="+", required=True, help="of each folder")
     parser.add_argument("--memory", type=int, default=0, help="limit of this process's data in bytes")
+    parser.add_argument("--seconds", type=int, default=1800, help="limit of this process's CPU time")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    resource.setrlimit(resource.RLIMIT_CPU, (options.seconds, options.seconds))
     if options.memory:
         resource.setrlimit(resource.RLIMIT_DATA, (options.memory, options.memory))
     for folder, parameters in zip(options.folders, options.parameters, strict=True):
         try:
-            print(json.dumps(check_folder(folder, parameters)), flush=True)
+            print(json.dumps(_within_memory(folder, parameters)), flush=True)
         except MergeError as error:
             print(error, file=sys.stderr)
             return 1

@@ -225,6 +225,7 @@ def open_parent(model: str, folder: Path, *, revision: str = "", calibration: bo
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
         raise InputError(f"{model} has no readable config.json", "it says what the tensors are", "Add it") from None
+    config = checked_config(config, model)
     source = Checkpoint(folder)
     files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
     return Parent(
@@ -242,21 +243,52 @@ def open_parent(model: str, folder: Path, *, revision: str = "", calibration: bo
 def vocabulary_of(files: Mapping[str, bytes]) -> str:
     """Fingerprint of a tokenizer's token -> id table from its files; "" when there are none.
 
-    `tokenizer.json` decides where it is present, since padding and truncation settings in it do not matter.
+    `ids:...` when the table can be read, the same whatever file it stands in; else `bytes:...` of the files.
+    Fingerprints of different kinds cannot be compared.
     """
-    if "tokenizer.json" in files:
-        try:
-            data = json.loads(files["tokenizer.json"])
-            table = [data["model"].get("vocab"), [(t["id"], t["content"]) for t in data.get("added_tokens") or []]]
-            return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
-        except (ValueError, KeyError, TypeError, AttributeError):
-            pass  # fall through: the bytes themselves
     if not files:
         return ""
+    try:
+        table = _token_ids(files)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+        table = {}
+    if table:
+        return "ids:" + hashlib.sha256(json.dumps(sorted(table.items())).encode()).hexdigest()
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(name.encode() + b"\0" + files[name] + b"\0")
-    return digest.hexdigest()
+    return "bytes:" + digest.hexdigest()
+
+
+def _token_ids(files: Mapping[str, bytes]) -> dict[str, int]:
+    if "tokenizer.json" in files:
+        data = json.loads(files["tokenizer.json"])
+        vocabulary = data["model"]["vocab"]
+        if isinstance(vocabulary, list):  # unigram: [piece, score] in the order of ids
+            vocabulary = {piece[0]: index for index, piece in enumerate(vocabulary)}
+        added = {token["content"]: token["id"] for token in data.get("added_tokens") or []}
+        return {str(token): int(index) for token, index in {**vocabulary, **added}.items()}
+    if "vocab.json" in files:
+        return {str(token): int(index) for token, index in json.loads(files["vocab.json"]).items()}
+    lines = files["vocab.txt"].decode().splitlines() if "vocab.txt" in files else []
+    return {token: index for index, token in enumerate(lines)}
+
+
+def checked_config(data: Any, model: str) -> dict[str, Any]:
+    """A config.json whose fields that are looked at have the right form. Raises InputError that names the field."""
+
+    def wrong(field: str, why: str) -> InputError:
+        return InputError(f"{model} has a broken config.json", f"{field} {why}", "Save the model again")
+
+    if not isinstance(data, dict):
+        raise wrong("it", "is not a table")
+    classes = data.get("architectures")
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise wrong("architectures", "is not a list of class names")
+    labels = data.get("id2label")
+    if labels is not None and not (isinstance(labels, dict) and all(str(key).isdecimal() for key in labels)):
+        raise wrong("id2label", "is not a table from 0, 1, ... to names")
+    return data
 
 
 def sha256_of(path: Path) -> str:

@@ -1,9 +1,11 @@
 """Whether models can be merged at all, from their configs and headers."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from merging.architecture import ARCHITECTURES, Architecture, architecture_of
 from merging.errors import Problem
+from merging.heads import LABELLED
 from merging.parent import Parent, StatisticsFact
 from merging.recipe import Recipe
 
@@ -15,8 +17,12 @@ SAME_CONFIG = (
     "n_heads",
     "hidden_act",
     "activation_function",
-    "rope_theta",
     "position_embedding_type",
+    "layer_norm_eps",
+    "layer_norm_epsilon",
+    "rms_norm_eps",
+    "sliding_window",
+    "is_decoder",
 )  # numbers that shapes do not show
 
 
@@ -24,7 +30,8 @@ def compatibility_problems(recipe: Recipe, parents: Sequence[Parent]) -> list[Pr
     """Every reason why these parents cannot be merged by this recipe; the cheap and the plain ones first."""
     problems = _same_model(parents) or _architectures(parents)
     if not problems:
-        problems = _vocabularies(parents) or _shapes(parents) or _configs(parents)
+        problems = _quantised(parents) or _vocabularies(parents) or _shapes(parents) or _configs(parents)
+        problems += [] if recipe.dtype else _mixed_dtypes(parents)
     problems += _statistics(recipe, parents)
     return problems + _licences(parents)
 
@@ -73,6 +80,15 @@ def _architectures(parents: Sequence[Parent]) -> list[Problem]:
                     where,
                 )
             )
+        elif not parent.architecture and _heads(parent):
+            problems.append(
+                Problem(
+                    f"The config of {parent.model} names no class (architectures)",
+                    "so nothing says what its head is for",
+                    "Add it to its config.json",
+                    where,
+                )
+            )
         elif parent.model_type != parents[0].model_type or parent.architecture != parents[0].architecture:
             problems.append(
                 Problem(
@@ -85,13 +101,62 @@ def _architectures(parents: Sequence[Parent]) -> list[Problem]:
     return problems
 
 
+def _heads(parent: Parent) -> list[str]:
+    architecture = architecture_of(parent.config)
+    assert architecture is not None
+    return [name for name, spec in parent.source.specs.items() if architecture.role(name, spec.shape).head]
+
+
+def _quantised(parents: Sequence[Parent]) -> list[Problem]:
+    """Weights that are stored as codes cannot be averaged."""
+    for index, parent in enumerate(parents):
+        architecture = covered_architecture(parents)
+        codes = [
+            name
+            for name, spec in parent.source.specs.items()
+            if not spec.dtype.is_floating_point and architecture.role(name, spec.shape).kind != "buffer"
+        ]
+        if codes or parent.config.get("quantization_config"):
+            return [
+                Problem(
+                    f"{parent.model} is quantised",
+                    f"{codes[0]} holds codes, not weights" if codes else "its config says so",
+                    "Use the float32, float16 or bfloat16 version of this model",
+                    f"models.{index}.model",
+                )
+            ]
+    return []
+
+
+def _mixed_dtypes(parents: Sequence[Parent]) -> list[Problem]:
+    """Which number format wins when the models differ and the recipe does not say."""
+
+    def dtype(parent: Parent) -> str:
+        floats = (str(spec.dtype) for spec in parent.source.specs.values() if spec.dtype.is_floating_point)
+        return next(floats, "").removeprefix("torch.")
+
+    kinds = [dtype(parent) for parent in parents]
+    if len(set(kinds)) == 1:
+        return []
+    return [
+        Problem(
+            f"The models are stored as {', '.join(sorted(set(kinds)))}",
+            f"the result is {kinds[0]}, as the first of them",
+            "Set dtype in the recipe to choose",
+            "dtype",
+            "warning",
+        )
+    ]
+
+
 def _vocabularies(parents: Sequence[Parent]) -> list[Problem]:
     def size(parent: Parent) -> object:
         return parent.config.get("vocab_size")
 
     first = parents[0]
     for index, parent in enumerate(parents[1:], 1):
-        differs = bool(first.vocabulary and parent.vocabulary and first.vocabulary != parent.vocabulary)
+        comparable = first.vocabulary.partition(":")[0] == parent.vocabulary.partition(":")[0]
+        differs = comparable and first.vocabulary != parent.vocabulary
         if differs or size(parent) != size(first):
             why = (
                 f"{size(first)} and {size(parent)} entries"
@@ -110,10 +175,11 @@ def _vocabularies(parents: Sequence[Parent]) -> list[Problem]:
 
 
 def _shapes(parents: Sequence[Parent]) -> list[Problem]:
-    """The first tensor that two parents store differently, heads and tied copies aside."""
+    """The first tensor that two parents store differently, tied copies and heads with labels of their own aside."""
     first = parents[0]
     architecture = covered_architecture(parents)
-    copies = {copy for copy, _ in architecture.tied}
+    copies = architecture.tied_copies(first.config)
+    own_heads = first.architecture.endswith(LABELLED)
     for index, parent in enumerate(parents[1:], 1):
         where = f"models.{index}.model"
         for name in sorted({*first.source.specs, *parent.source.specs}):
@@ -122,7 +188,7 @@ def _shapes(parents: Sequence[Parent]) -> list[Problem]:
             assert present is not None
             role = architecture.role(name, present.shape)
             if ours is None or theirs is None:
-                if role.kind == "buffer" or name in copies or role.head:
+                if role.kind == "buffer" or name in copies or (role.head and own_heads):
                     continue
                 lacking = parent if theirs is None else first
                 return [
@@ -133,7 +199,7 @@ def _shapes(parents: Sequence[Parent]) -> list[Problem]:
                         where,
                     )
                 ]
-            if ours.shape != theirs.shape and not role.head:
+            if ours.shape != theirs.shape and not (role.head and own_heads):
                 return [
                     Problem(
                         f"{name} has shape {list(theirs.shape)} in {parent.model}",
@@ -148,8 +214,7 @@ def _shapes(parents: Sequence[Parent]) -> list[Problem]:
 def _configs(parents: Sequence[Parent]) -> list[Problem]:
     first = parents[0]
     for index, parent in enumerate(parents[1:], 1):
-        for key in SAME_CONFIG:
-            ours, theirs = first.config.get(key), parent.config.get(key)
+        for key, ours, theirs in _numbers(first, parent):
             if ours is not None and theirs is not None and ours != theirs:
                 return [
                     Problem(
@@ -160,6 +225,23 @@ def _configs(parents: Sequence[Parent]) -> list[Problem]:
                     )
                 ]
     return []
+
+
+def _numbers(first: Parent, other: Parent) -> Iterator[tuple[str, Any, Any]]:
+    """(name, value, value) of what two configs must agree in."""
+    for key in SAME_CONFIG:
+        yield key, first.config.get(key), other.config.get(key)
+    yield "rope_theta", _rope_theta(first), _rope_theta(other)
+    architecture = covered_architecture([first])
+    if architecture.tied:
+        yield "tie_word_embeddings", architecture.ties(first.config), architecture.ties(other.config)
+
+
+def _rope_theta(parent: Parent) -> float:
+    """Base of the rotary positions; transformers 5 writes it into a table of its own."""
+    table = parent.config.get("rope_parameters")
+    value = parent.config.get("rope_theta") or (table.get("rope_theta") if isinstance(table, dict) else None)
+    return float(value) if isinstance(value, int | float) else 10_000.0
 
 
 def _statistics(recipe: Recipe, parents: Sequence[Parent]) -> list[Problem]:

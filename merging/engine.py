@@ -5,6 +5,7 @@ one layer. Steps are independent: they run on several threads and write at their
 depend on the number of threads, for arithmetic inside a step runs on one.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from merging.checkpoint import ShardWriter, sha256_of
+from merging.device import device_name, pick_device
 from merging.errors import InputError, MergeError
 from merging.method import find_method
 from merging.parent import Parent
@@ -87,7 +89,7 @@ def merge(
     target = pick_device(device)
     workers = 1 if target.type == "cuda" else threads or os.cpu_count() or 1
     out.mkdir(parents=True, exist_ok=True)
-    journal = Journal(out, plan.fingerprint)
+    journal = Journal(out, _identity(plan, parents))
     left = [shard for shard in plan.shards if shard.path not in journal.finished]
     work = _Work(plan, parents, statistics, target, memory // workers, out)
     total = plan.output_bytes
@@ -116,17 +118,23 @@ def merge(
     return report
 
 
+def _identity(plan: Plan, parents: Sequence[Parent]) -> str:
+    """Equal for the same work on the same weights."""
+    weights = [sorted(parent.weights.items()) for parent in parents]
+    return hashlib.sha256(json.dumps([plan.fingerprint, weights]).encode()).hexdigest()
+
+
 class Journal:
     """Which shards are finished, so that an interrupted merge goes on: kept beside the output, not in it."""
 
-    def __init__(self, out: Path, fingerprint: str) -> None:
+    def __init__(self, out: Path, identity: str) -> None:
         self._out = out
         self._path = out.with_name(out.name + ".journal.json")
-        self._fingerprint = fingerprint
+        self._identity = identity
         self.finished: dict[str, str] = {}
         try:
             data = json.loads(self._path.read_text())
-            if data["plan"] == fingerprint:
+            if data["work"] == identity:
                 self.finished = {
                     path: digest
                     for path, digest in data["shards"].items()
@@ -139,7 +147,7 @@ class Journal:
         """Note a shard that has its final name."""
         self.finished[path] = sha256_of(self._out / path)
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"plan": self._fingerprint, "shards": self.finished}))
+        temporary.write_text(json.dumps({"work": self._identity, "shards": self.finished}))
         temporary.replace(self._path)
 
 
@@ -219,6 +227,9 @@ class _Work:
         self.notes += shared.get("notes", [])
 
     def _step(self, step: Step, writer: ShardWriter, shared: dict[str, Any], grams: tuple[Tensor, ...] | None) -> None:
+        for parent in self._sources(step):
+            if parent.source.specs[step.name].shape != step.spec.shape:
+                raise MergeError(f"{step.name} of {parent.model} has another shape than planned", "", "Merge again")
         if step.action == "copy":
             source = self.parents[step.inputs[0]].source
             for start, stop in _ranges(step.spec.numel, BLOCK):
@@ -339,19 +350,6 @@ class _Work:
             if not bool(torch.isfinite(parent.source.read(step.name).float()).all()):
                 return InputError(f"{parent.model} holds NaN or infinity", f"in {step.name}", "Leave it out")
         return MergeError(f"{step.name} became NaN or infinite", f"merged by {self.method.name}", "Change a parameter")
-
-
-def pick_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises InputError for a CUDA that is not there."""
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
-        raise InputError("device cuda", "this machine has none that torch can use", "Use cpu or auto", "device")
-    return torch.device("cuda" if device == "cuda" or (device == "auto" and available) else "cpu")
-
-
-def device_name(device: torch.device) -> str:
-    """`cpu`, or the name of the GPU."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
 
 
 def cpu_name() -> str:

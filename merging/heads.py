@@ -9,6 +9,7 @@ from merging.parent import Parent
 from merging.recipe import Recipe
 
 HeadRule = Literal["none", "merged", "apart"]
+# classes whose head has labels of its own
 LABELLED = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice", "ForImageClassification")
 
 

@@ -14,6 +14,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from merging.device import pick_device
 from merging.errors import InputError
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -30,15 +31,6 @@ class Loaded:
     max_length: int  # tokens that the model can take, and not more than were asked for
 
 
-def device_of(wish: str) -> torch.device:
-    """`auto` is the GPU where there is one. Raises InputError for a GPU that is not there."""
-    if wish not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device = {wish!r}", "it is auto, cpu or cuda", "Pick one of them")
-    if wish == "cuda" and not torch.cuda.is_available():
-        raise InputError("There is no GPU here", "torch finds no CUDA device", "Use --device cpu")
-    return torch.device("cuda" if wish != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def load(folder: Path, *, max_length: int, device: str = "auto", attention: str = "sdpa") -> Loaded:
     """Load the class that config.json names (a bare body where it names none). Raises InputError."""
     config = _config(folder)
@@ -48,7 +40,7 @@ def load(folder: Path, *, max_length: int, device: str = "auto", attention: str 
         raise InputError(
             f"{folder.name} is a {str(name)[:100]}", "transformers has no such class", "Use a model that it can load"
         )
-    place = device_of(device)
+    place = pick_device(device)
     log = transformers.utils.logging
     quiet = log.get_verbosity()
     log.set_verbosity(logging.ERROR)

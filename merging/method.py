@@ -10,6 +10,7 @@ become the form, the recipe's validation, the command line, the method table and
 import difflib
 import inspect
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -62,7 +63,9 @@ class Parameter:
                     f"{self.name} = {value!r}", f"it is one of {', '.join(option.choices)}", "Pick one of them", where
                 )
             return value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", value):
+            value = float(value)  # YAML reads 1e-6 as a text
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
             raise InputError(f"{self.name} = {value!r}", "it is not a number", f"Give a number, {self.range}", where)
         if self.kind == "int" and value != int(value):
             raise InputError(f"{self.name} = {value!r}", "it is not a whole number", "Give a whole number", where)
@@ -179,7 +182,7 @@ class MergeMethod:
 
     def _check_weights(self, bound: Mapping[str, Any]) -> None:
         weights = bound.get("weight")
-        if weights is not None and bound.get("normalize", True) and abs(sum(weights)) < 1e-12:
+        if weights and bound.get("normalize", True) and abs(sum(weights)) < 1e-12:
             raise InputError(
                 "The weights sum to zero",
                 f"{', '.join(f'{weight:g}' for weight in weights)} cannot be turned into shares",
@@ -270,6 +273,13 @@ def _kind(annotation: Any) -> str:
         if get_args(inner):
             return _kind(get_args(inner)[0])
     raise TypeError(f"{annotation}: a parameter is a float, an int, a bool, a choice, or a sequence of them")
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number of hundreds of digits
+        return False
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str:

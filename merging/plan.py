@@ -34,6 +34,7 @@ SIDE_FILES = (
     "preprocessor_config.json",
     "processor_config.json",
 )  # carried from a parent; never code
+FILE_ENDINGS = (".json", ".yaml", ".md", ".txt", ".model", ".jinja", ".safetensors", ".gitattributes")
 Action = Literal["merge", "average", "copy"]
 
 
@@ -201,6 +202,13 @@ def _recipe_problems(recipe: Recipe) -> list[Problem]:
         problems.append(
             Problem(f"Two models have the task {double[0]}", "each gets its own folder", "Name them apart", "models")
         )
+    for index, task in enumerate(recipe.tasks):
+        if task.lower().endswith(FILE_ENDINGS):
+            problems.append(
+                Problem(
+                    f"The task {task} is named like a file", "it becomes a folder", "Rename it", f"models.{index}.task"
+                )
+            )
     root = recipe.output.root
     if root is not None and root not in recipe.tasks:
         problems.append(
@@ -234,7 +242,7 @@ def _lay_out(
     body: list[Step] = []
     heads: list[list[Step]] = [[] for _ in parents]
     for name in output_names(parents, architecture):
-        role = role_of(parents, architecture, name)
+        role = architecture.role(name, parents[0].source.specs[name].shape)
         if role.head and rule == "apart":
             continue
         body.append(_step(recipe, parents, name, role, everyone))
@@ -259,13 +267,9 @@ def _lay_out(
 
 
 def output_names(parents: Sequence[Parent], architecture: Architecture) -> list[str]:
-    """Disk names of the merged tensors: those of the first parent, without tied copies that another lacks."""
-    copies = {copy for copy, _ in architecture.tied}
-    names = [
-        name
-        for name in parents[0].source.specs
-        if name not in copies or all(name in parent.source.specs for parent in parents)
-    ]
+    """Disk names of the merged tensors: those of the first parent, without copies of tied word embeddings."""
+    copies = architecture.tied_copies(parents[0].config)
+    names = [name for name in parents[0].source.specs if name not in copies]
     return sorted(
         (
             name
@@ -277,19 +281,10 @@ def output_names(parents: Sequence[Parent], architecture: Architecture) -> list[
     )
 
 
-def role_of(parents: Sequence[Parent], architecture: Architecture, name: str) -> Role:
-    """The role of a tensor; a tied copy of the word embeddings is an embedding, not a linear layer."""
-    role = architecture.role(name, parents[0].source.specs[name].shape)
-    tied = parents[0].config.get("tie_word_embeddings", architecture.ties_by_default)
-    if tied and name in {copy for copy, _ in architecture.tied}:
-        return Role("embedding", role.head)
-    return role
-
-
 def _step(recipe: Recipe, parents: Sequence[Parent], name: str, role: Role, inputs: tuple[int, ...]) -> Step:
     """The step of one merged tensor."""
     spec = _output_spec(recipe, parents[0].source.specs[name])
-    if not spec.dtype.is_floating_point:
+    if role.kind == "buffer" or not spec.dtype.is_floating_point:
         return Step(name, spec, role, "copy", (0,))
     method = recipe.method
     if method.linear_only and role.kind not in ("linear", "conv1d"):

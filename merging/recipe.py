@@ -57,6 +57,11 @@ class ModelEntry(Strict):
     statistics: dict[StatisticsKind, StatisticsRef] = {}
     calibration: Calibration | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _just_a_name(cls, value: Any) -> Any:
+        return {"model": value} if isinstance(value, str) else value
+
     @field_validator("statistics", mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:

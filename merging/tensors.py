@@ -119,6 +119,12 @@ class TensorGroup:
         value: T = self.shared[key]
         return value
 
+    def note(self, text: str) -> None:
+        """Something that the report should say of this tensor."""
+        notes = self.shared.setdefault("notes", [])
+        if text not in notes:
+            notes.append(text)
+
     def generator(self) -> torch.Generator:
         """A CPU generator seeded by the recipe's seed and the tensor's name, the same for any thread count."""
         import hashlib

@@ -45,7 +45,7 @@ def fisher(
     weights = normalised(weights_of(group, weight))
     moments = group.moments or tuple(_moments(values) for values in group.fishers)
     scales = [1.0 / (_norm(moment, normalize) or 1.0) for moment in moments]
-    common = floor * _mean(moments, scales)
+    common = floor * _mean(moments, scales, normalize)
     if common == 0.0:
         common = torch.finfo(torch.float32).tiny  # no Fisher anywhere: the mean
     numerator = torch.zeros_like(group.tensors[0])
@@ -63,10 +63,11 @@ def _norm(moments: FisherMoments, normalize: str) -> float:
     return math.sqrt(moments.squares if normalize == "model" else moments.tensor_squares)
 
 
-def _mean(moments: Sequence[FisherMoments], scales: Sequence[float]) -> float:
-    """Mean of the scaled Fisher over the merged part of all models."""
-    totals = math.fsum(moment.total * scale for moment, scale in zip(moments, scales, strict=True))
-    return totals / max(1, sum(moment.count for moment in moments))
+def _mean(moments: Sequence[FisherMoments], scales: Sequence[float], normalize: str) -> float:
+    """Mean of the scaled Fisher over all models: of this tensor when each tensor has its own norm, else of all."""
+    parts = [(m.tensor_total, m.tensor_count) if normalize == "tensor" else (m.total, m.count) for m in moments]
+    total = math.fsum(part * scale for (part, _), scale in zip(parts, scales, strict=True))
+    return total / max(1, sum(count for _, count in parts))
 
 
 def _moments(values: Tensor) -> FisherMoments:

@@ -1,6 +1,6 @@
 """RegMean: every linear layer solved in closed form from the inner products of its inputs."""
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -39,7 +39,9 @@ def regmean(
     weights = normalised(weights_of(group, weight))
     tensors = [tensor.double() for tensor in group.tensors]  # (out, in)
     grams = group.once("shrunk", lambda: [_shrink(gram.double(), alpha) for gram in group.grams or ()])  # (in, in)
-    factor, _ = group.once("factor", lambda: _factor(weights, grams, ridge))  # (in, in)
+    factor, raised = group.once("factor", lambda: _factor(weights, grams, ridge))  # (in, in)
+    if raised:
+        group.note(f"{group.name}: {raised}")
     mean = torch.zeros_like(tensors[0])
     for tensor, share in zip(tensors, weights, strict=True):
         mean.add_(tensor, alpha=share)
@@ -56,20 +58,20 @@ def _shrink(gram: Tensor, alpha: float) -> Tensor:
     return shrunk
 
 
-def _factor(weights: tuple[float, ...], grams: list[Tensor], ridge: float) -> tuple[Tensor, Literal["", "ridge"]]:
-    """Cholesky factor of S + λI; λ grows tenfold until it succeeds ("ridge" says that it had to)."""
+def _factor(weights: tuple[float, ...], grams: list[Tensor], ridge: float) -> tuple[Tensor, str]:
+    """Cholesky factor of S + λI; λ grows tenfold until it succeeds. The text says what had to be done, if anything."""
     total = torch.zeros_like(grams[0])
     for gram, share in zip(grams, weights, strict=True):
         total.add_(gram, alpha=share)
     scale = float(total.diagonal().mean())
     if scale <= 0.0:
-        return torch.eye(len(total), dtype=total.dtype, device=total.device), "ridge"  # no input at all: the average
+        return torch.eye(len(total), dtype=total.dtype, device=total.device), "no input was ever seen, averaged"
     strength = ridge * scale
     for attempt in range(12):
         jittered = total.clone()
         jittered.diagonal().add_(strength)
         factor, info = torch.linalg.cholesky_ex(jittered)
         if int(info) == 0:
-            return factor, "ridge" if attempt else ""
+            return factor, f"the ridge was raised to {strength / scale:.0e} of the mean diagonal" if attempt else ""
         strength = max(strength * 10, 1e-12 * scale)
     raise ArithmeticError("the Gram matrices have no positive definite sum")

@@ -407,7 +407,7 @@ def test_bad_input_has_a_sentence(tmp_path: Path) -> None:
             run("fisher", folder, TEXTS)
     (folder / "config.json").write_text(json.dumps(config))
     if not torch.cuda.is_available():
-        with pytest.raises(InputError, match="There is no GPU here"):
+        with pytest.raises(InputError, match="device cuda: this machine has none"):
             run("gram", folder, TEXTS, device="cuda")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="bert"):

@@ -10,7 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from merging.checkpoint import Checkpoint, ShardWriter, open_parent, parse_header, vocabulary_of, weight_files
+from merging.checkpoint import (
+    Checkpoint,
+    ShardWriter,
+    checked_config,
+    open_parent,
+    parse_header,
+    vocabulary_of,
+    weight_files,
+)
 from merging.errors import InputError
 from merging.tensors import TensorSpec
 from tests.tiny_models import save_tiny
@@ -141,3 +149,25 @@ def test_padding_settings_do_not_change_a_vocabulary() -> None:
     other = {"model": {"vocab": {"a": 1, "b": 0}}, "added_tokens": []}
     prints = [vocabulary_of({"tokenizer.json": json.dumps(table).encode()}) for table in (plain, padded, other)]
     assert prints[0] == prints[1] != prints[2]
+
+
+def test_the_same_tokens_in_another_file_are_the_same_vocabulary() -> None:
+    """`vocab.txt` and `tokenizer.json` with one table agree; what cannot be read is of another kind."""
+    table = {"model": {"vocab": {"a": 0, "b": 1}}, "added_tokens": [{"content": "a", "id": 0}]}
+    assert vocabulary_of({"tokenizer.json": json.dumps(table).encode()}) == vocabulary_of({"vocab.txt": b"a\nb\n"})
+    assert vocabulary_of({"spiece.model": b"\x00"}).startswith("bytes:")
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ([], "it is not a table"),
+        ({"id2label": ["a"]}, "id2label is not a table"),
+        ({"id2label": {"x": "a"}}, "id2label is not a table"),
+        ({"architectures": "Bert"}, "architectures is not a list"),
+    ],
+)
+def test_an_odd_config_is_one_sentence(config: object, sentence: str) -> None:
+    """The fields that are looked at have their form."""
+    with pytest.raises(InputError, match=f"demo/x has a broken config.json: {sentence}"):
+        checked_config(config, "demo/x")

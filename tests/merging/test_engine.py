@@ -164,6 +164,14 @@ def test_a_finished_shard_with_other_bytes_is_written_again(tmp_path: Path, monk
     assert sha256_of(shard) == files[shard.name]
 
 
+def test_other_weights_under_the_same_names_are_merged_anew(tmp_path: Path) -> None:
+    """Shards of an earlier run are kept for the same weights only."""
+    folders = [save_tiny(tmp_path / str(seed), seed=seed) for seed in range(2)]
+    before = run(recipe(*folders), tmp_path / "out").files
+    save_tiny(folders[1], seed=7)
+    assert run(recipe(*folders), tmp_path / "out").files != before
+
+
 def test_code_and_old_paths_are_not_carried(tmp_path: Path) -> None:
     """`auto_map` of a parent never reaches the result, and Python files stay behind."""
     folders = [save_tiny(tmp_path / str(seed), seed=seed) for seed in range(2)]

@@ -110,3 +110,11 @@ def test_average_is_the_weighted_mean() -> None:
     group = TensorGroup(name="w", tensors=THETAS)
     torch.testing.assert_close(average(group, weight=(3.0, 1.0)), THETAS[0] * 0.75 + THETAS[1] * 0.25)
     torch.testing.assert_close(average(group, weight=(3.0, 1.0), normalize=False), THETAS[0] * 3 + THETAS[1])
+
+
+def test_a_raised_ridge_is_noted() -> None:
+    """With no ridge and a singular sum the factorisation needs one, and the report will say so."""
+    grams = (torch.diag(torch.tensor([1.0, 0.0])).double(), torch.diag(torch.tensor([2.0, 0.0])).double())
+    group = TensorGroup(name="w", tensors=(W1, W2), grams=grams)
+    regmean(group, ridge=0.0)
+    assert group.shared["notes"] == ["w: the ridge was raised to 1e-12 of the mean diagonal"]

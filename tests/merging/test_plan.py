@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from merging.checkpoint import open_parent
 from merging.parent import Parent, StatisticsFact
@@ -164,7 +165,7 @@ def test_a_missing_tensor_is_named(pair: list[Parent]) -> None:
 )
 def test_different_vocabularies(pair: list[Parent], change: dict[str, int], why: str) -> None:
     """By size, and by content when the size is the same."""
-    other = replace(changed(pair[1], **change), vocabulary="another")
+    other = replace(changed(pair[1], **change), vocabulary="ids:another")
     assert sentence(planned([pair[0], other])) == (
         f"demo/tiny-two and demo/tiny-one have different vocabularies: {why}. Merge models that share one tokenizer."
     )
@@ -252,3 +253,68 @@ def test_plans_from_headers_and_from_files_agree(tmp_path: Path) -> None:
     parents = [open_parent(f"a/{folder.name}", folder) for folder in folders]
     remote = [replace(parent, source=HeaderSource(parent.source.specs)) for parent in parents]
     assert planned(parents).fingerprint == planned(remote).fingerprint
+
+
+def test_a_config_that_names_no_class_is_refused_when_there_is_a_head(pair: list[Parent]) -> None:
+    """Without a class nothing says what a head is for."""
+    plan = planned([changed(parent, architectures=None) for parent in pair])
+    assert sentence(plan).startswith("The config of demo/tiny-one names no class (architectures)")
+
+
+def test_quantised_weights_are_refused(pair: list[Parent]) -> None:
+    """By the config, and by codes in place of weights."""
+    assert sentence(planned([pair[0], changed(pair[1], quantization_config={"bits": 8})])).startswith(
+        "demo/tiny-two is quantised: its config says so."
+    )
+    name = "bert.pooler.dense.weight"
+    codes = with_specs(pair[1], {name: replace(pair[1].source.specs[name], dtype=torch.int8)})
+    assert sentence(planned([pair[0], codes])).startswith(f"demo/tiny-two is quantised: {name} holds codes")
+
+
+def test_mixed_dtypes_are_a_warning_that_names_the_winner(pair: list[Parent]) -> None:
+    """The first model's format wins unless the recipe says."""
+    half = with_specs(pair[1], {n: replace(s, dtype=torch.float16) for n, s in pair[1].source.specs.items()})
+    plan = planned([pair[0], half])
+    assert "stored as float16, float32: the result is float32" in str(plan.warnings[0])
+    assert not planned([pair[0], half], dtype="float16").warnings
+
+
+def test_a_task_is_not_named_like_a_file(pair: list[Parent]) -> None:
+    """It becomes a folder beside the files of the root."""
+    models = [{"model": parent.model, "task": task} for parent, task in zip(pair, ("config.json", "b"), strict=True)]
+    plan = make_plan(recipe_from_dict({"merge_method": "average", "models": models}), pair)
+    assert sentence(plan).startswith("The task config.json is named like a file")
+
+
+@pytest.fixture(scope="module")
+def decoders(tmp_path_factory: pytest.TempPathFactory) -> list[Parent]:
+    """Two tiny causal language models, untied."""
+    folder = tmp_path_factory.mktemp("decoders")
+    return [open_parent(f"demo/{i}", save_tiny(folder / str(i), "llama", seed=i, labels=None)) for i in range(2)]
+
+
+def test_another_rotary_base_is_refused_however_it_is_written(decoders: list[Parent]) -> None:
+    """transformers 4 and 5 write it in different places."""
+    old = changed(decoders[1], rope_parameters=None, rope_theta=1e6)
+    new = changed(decoders[1], rope_parameters={"rope_theta": 1e6}, rope_theta=None)
+    for other in (old, new):
+        assert sentence(planned([decoders[0], other])).startswith("rope_theta is 1000000.0 in demo/1: it is 10000.0")
+    assert not planned([decoders[0], changed(decoders[1], rope_parameters=None, rope_theta=10000)]).errors
+
+
+def test_copies_of_tied_embeddings_are_dropped_and_mixed_tying_is_refused(decoders: list[Parent]) -> None:
+    """A tied model's stored copy says nothing; a tied and an untied model do not compute the same."""
+    tied = [changed(parent, tie_word_embeddings=True) for parent in decoders]
+    assert "lm_head.weight" not in [step.name for step in planned(tied).steps]
+    assert "lm_head.weight" in [step.name for step in planned(decoders).steps]
+    without = with_specs(tied[1], {"lm_head.weight": None})
+    assert not planned([tied[0], without]).errors
+    assert sentence(planned([tied[0], decoders[1]])).startswith("tie_word_embeddings is False in demo/1: it is True")
+
+
+def test_a_head_of_another_shape_is_refused_where_heads_have_no_labels(decoders: list[Parent]) -> None:
+    """Language heads are merged like any layer, so they must fit."""
+    name = "lm_head.weight"
+    other = with_specs(decoders[1], {name: replace(decoders[1].source.specs[name], shape=(35, 32))})
+    assert sentence(planned([decoders[0], other])).startswith(f"{name} has shape [35, 32] in demo/1")
+    assert sentence(planned([decoders[0], with_specs(decoders[1], {name: None})])).startswith("demo/1 has no tensor")
