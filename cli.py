@@ -12,25 +12,30 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
 from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress
-from merging.recipe import Calibration, ModelEntry, Recipe, recipe_from_yaml
+from merging.recipe import Calibration, ModelEntry, Recipe, recipe_from_yaml, valid_repo_id
 from settings import Settings, parse_size
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Result = TypeVar("Result")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe in YAML; - is standard input.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the arithmetic runs.")]
 
 
-def say(*words: object) -> None:
+def say(*words: object, sep: str = " ") -> None:
     """Prose goes to stderr."""
-    print(*words, file=sys.stderr, flush=True)
+    print(*words, sep=sep, file=sys.stderr, flush=True)
+
+
+def _notes(error: BaseException) -> Iterable[str]:
+    """What was added to an error on its way."""
+    return getattr(error, "__notes__", ())
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -42,14 +47,13 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         try:
             function(*args, **options)
         except InputError as error:
-            for problem in error.problems:
-                say(f"error: {problem}")
+            say(*(f"error: {problem}" for problem in error.problems), *_notes(error), sep="\n")
             raise typer.Exit(2) from None
         except MergeError as error:
-            say(f"error: {error}")
+            say(f"error: {error}", *_notes(error), sep="\n")
             raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            say("Stopped.")
+        except KeyboardInterrupt as error:
+            say("Stopped.", *_notes(error), sep="\n")
             raise typer.Exit(1) from None
         except (typer.Exit, typer.BadParameter):
             raise
@@ -57,7 +61,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             if os.environ.get("MERGE_DEBUG"):
                 raise
             first = (str(error).splitlines() or [""])[0]
-            say(f"error: {type(error).__name__}: {first} (set MERGE_DEBUG=1 to see where)")
+            say(f"error: {type(error).__name__}: {first} (set MERGE_DEBUG=1 to see where)", *_notes(error), sep="\n")
             raise typer.Exit(1) from None
 
     return run
@@ -172,6 +176,10 @@ def statistics(
     target = out or Path(f"{kind}.safetensors")
     if target.exists():
         raise InputError(f"{target} exists", "nothing is overwritten", "Name another file with --out", "out")
+    if not os.access(target.parent, os.W_OK) or not target.parent.is_dir():
+        raise InputError(
+            f"{target} cannot be written", f"{target.parent} is no folder to write to", "Mend --out", "out"
+        )
     hub = hub_of_this_machine()
     wish = Calibration(
         data=data,
@@ -282,11 +290,13 @@ def cancel(job: Annotated[str, typer.Argument(help="A job's id.")], json_: Json 
 
 
 @command
-def worker() -> None:
+def worker(
+    slot: Annotated[int, typer.Option(min=0, help="Tells the workers of one machine apart.")] = 0,
+) -> None:
     """Run the jobs of the queue until stopped."""
     from jobs.worker import run_worker
 
-    run_worker(Settings())
+    run_worker(Settings(), slot=slot)
 
 
 @command
@@ -298,19 +308,40 @@ def demo(once: Annotated[bool, typer.Option(help="End after the link.")] = False
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe in a file or in standard input; folders in it are relative to the file."""
+    """The recipe in a file or in standard input; folders and files in it are relative to the file."""
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text()
     except (OSError, UnicodeDecodeError):
         raise InputError(f"{path} cannot be read", "it is not a text file here", "Check the path", "recipe") from None
     recipe = recipe_from_yaml(text)
+    for index, entry in enumerate(recipe.models):
+        if not entry.is_folder and (path.parent / entry.model).is_dir():
+            _hint_at_folder(entry.model, f"models.{index}.model")
     return recipe.model_copy(update={"models": tuple(_absolute(entry, path.parent) for entry in recipe.models)})
 
 
+def _hint_at_folder(name: str, where: str) -> None:
+    """A folder that is written like a model of the Hub: refused where it can be none, else a word about it."""
+    if not valid_repo_id(name):
+        raise InputError(f"{name} is a folder", "a name without ./ is a model of the Hub", f"Write ./{name}", where)
+    say(f"note: {name} is taken as a model of the Hub; for the folder of that name write ./{name}")
+
+
 def _absolute(entry: ModelEntry, folder: Path) -> ModelEntry:
-    if not entry.is_folder:
-        return entry
-    return entry.model_copy(update={"model": str((folder / Path(entry.model).expanduser()).resolve())})
+    """The entry with every path of this machine in it made absolute."""
+    from hub.datasets import is_local
+
+    def place(text: str) -> str:
+        return str((folder / Path(text).expanduser()).resolve())
+
+    change: dict[str, Any] = {"model": place(entry.model)} if entry.is_folder else {}
+    change["statistics"] = {
+        kind: ref.model_copy(update={"source": place(ref.source)}) if is_local(ref.source) else ref
+        for kind, ref in entry.statistics.items()
+    }
+    if entry.calibration is not None and is_local(entry.calibration.data):
+        change["calibration"] = entry.calibration.model_copy(update={"data": place(entry.calibration.data)})
+    return entry.model_copy(update=change)
 
 
 def follow(work: Generator[Progress, None, Result]) -> Result:
@@ -334,7 +365,11 @@ def follow(work: Generator[Progress, None, Result]) -> Result:
 def _service() -> Any:
     from jobs.service import JobService
 
-    return JobService(Settings())
+    settings = Settings()
+    try:
+        return JobService(settings)
+    except OSError as error:
+        raise InputError(f"{settings.home} cannot be used", error.strerror or "", "Set MERGE_HOME") from None
 
 
 def _user() -> str:

@@ -1,7 +1,10 @@
 """The same stages without a queue: what the command line does on this machine."""
 
+import fcntl
+import json
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -13,7 +16,7 @@ from hub.publish import Published, publish
 from hub.resolve import resolve
 from hub.statistics import publish_statistics
 from jobs import stages
-from jobs.job import JobFolder, read_json
+from jobs.job import JobFolder, read_json, write_atomically
 from jobs.stages import StageContext
 from merging.calibrate import collect
 from merging.checkpoint import open_parent, sha256_of
@@ -24,6 +27,45 @@ from merging.parent import Parent
 from merging.plan import make_plan
 from merging.progress import Progress
 from merging.recipe import Calibration, ModelEntry, Recipe, recipe_from_dict
+
+MARK = ".merge-my-models"  # in a work folder that we made; locked while a merge uses it
+REPORT = ".merge-report.json"  # in a merged folder: what its card tells; hidden, so never published
+
+
+def work_folder(out: Path) -> Path:
+    """Where a merge into `out` keeps what is not finished."""
+    out = out.resolve()
+    return out.with_name(out.name + ".work")
+
+
+@contextmanager
+def _claimed(work: Path) -> Iterator[None]:
+    """The work folder for this process alone. Raises InputError for a folder of the user's, or one in use."""
+    try:
+        if work.exists() and not (work / MARK).is_file() and (not work.is_dir() or any(work.iterdir())):
+            raise InputError(
+                f"{work} was not made by a merge", "nothing in it is touched", "Move it, or name another OUT", "out"
+            )
+        work.mkdir(parents=True, exist_ok=True)
+        mark = (work / MARK).open("a")
+    except OSError as error:
+        raise InputError(f"{work} cannot be written", error.strerror or "", "Name another OUT", "out") from None
+    with mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"{work} is in use", "another merge to the same place is running", "Wait for it, or name another OUT"
+            ) from None
+        yield
+
+
+def _discard(work: Path) -> None:
+    """Delete what merges left in a work folder, and it with them if nothing else is in it."""
+    shutil.rmtree(work / "jobs", ignore_errors=True)
+    (work / MARK).unlink(missing_ok=True)
+    if not any(work.iterdir()):
+        work.rmdir()
 
 
 def merge_here(
@@ -40,25 +82,31 @@ def merge_here(
 
     Until then everything is in `<out>.work`, from which an interrupted merge of the same recipe goes on.
     """
-    out = out.resolve()
-    work = out.with_name(out.name + ".work")
+    out, work = out.resolve(), work_folder(out)
     folder = JobFolder(work, "merge")
-    text = recipe.to_yaml()
-    if folder.recipe.exists() and folder.recipe.read_text() != text:
-        shutil.rmtree(work)  # ours: another recipe's unfinished work
-    folder.path.mkdir(parents=True, exist_ok=True)
-    context = StageContext(
-        folder, hub, recipe, folders_allowed=True, device=device, threads=threads, memory=memory, publishes=False
-    )
-    for stage in (stages.pin, stages.fetch, stages.calibrate, stages.merge, *([stages.check] if check else [])):
-        yield from stage(context)
-    report = dict(read_json(folder.report) or {})
-    report.pop("checks", None)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.exists():
-        out.rmdir()  # empty: the command line refuses any other
-    folder.output.rename(out)
-    shutil.rmtree(work)
+    with _claimed(work):
+        if folder.recipe.exists() and folder.recipe.read_text() != recipe.to_yaml():
+            shutil.rmtree(folder.path)  # another recipe's unfinished work
+        folder.path.mkdir(parents=True, exist_ok=True)
+        context = StageContext(
+            folder, hub, recipe, folders_allowed=True, device=device, threads=threads, memory=memory, publishes=False
+        )
+        try:
+            for stage in (stages.pin, stages.fetch, stages.calibrate, stages.merge, *([stages.check] if check else [])):
+                yield from stage(context)
+        except BaseException as error:
+            if folder.pinned.exists():
+                error.add_note(f"What was done is kept in {work}: the same command goes on from there.")
+            else:
+                _discard(work)  # nothing was begun
+            raise
+        report = dict(read_json(folder.report) or {})
+        report.pop("checks", None)
+        if out.exists():
+            out.rmdir()  # empty: the command line refuses any other
+        folder.output.rename(out)
+        write_atomically(out / REPORT, json.dumps(report))
+        _discard(work)
     return Report.from_dict(report)
 
 
@@ -143,7 +191,7 @@ def local_model(
     """The files of one model on this disk: the folder that it is, or fetched into `target`."""
     entry = ModelEntry(model=model)
     if entry.is_folder or Path(model).is_dir():
-        folder = Path(model).expanduser()
+        folder = Path(model).expanduser() / task
         return folder, open_parent(model, folder)
     wish: dict[str, Any] = {"merge_method": "average", "models": [{"model": model}]}
     parent = resolve(hub, recipe_from_dict(wish)).raise_if_impossible().parents[0]
