@@ -163,10 +163,12 @@ def statistics(
     seed: Annotated[int, typer.Option()] = 0,
     device: Device = "auto",
     publish: Annotated[bool, typer.Option(help="Publish to owner/<model>-merge-statistics.")] = False,
+    private: Annotated[bool, typer.Option(help="Publish for you alone; always so for a restricted model.")] = False,
     json_: Json = False,
 ) -> None:
     """Collect a model's Gram or Fisher statistics, so that others can merge it without its data."""
     from hub.client import hub_of_this_machine
+    from hub.identity import require_signed_in
     from jobs.local import collect_here, publish_here
 
     if kind not in ("gram", "fisher"):
@@ -181,6 +183,10 @@ def statistics(
             f"{target} cannot be written", f"{target.parent} is no folder to write to", "Mend --out", "out"
         )
     hub = hub_of_this_machine()
+    if publish:
+        if ModelEntry(model=model).is_folder or Path(model).is_dir():
+            raise InputError(f"{model} is a folder", "statistics are published for a model of the Hub", "Name its id")
+        require_signed_in(hub)  # before the work, not after it
     wish = Calibration(
         data=data,
         text_column=text_column,
@@ -190,7 +196,7 @@ def statistics(
         seed=seed,
     )
     path = follow(collect_here(hub, kind, model, wish, target, device=device))
-    link = publish_here(hub, model, kind, path) if publish else ""
+    link = publish_here(hub, model, kind, path, private=private) if publish else ""
     print(json.dumps({"path": str(path), "published": link}) if json_ else link or path)
 
 
@@ -230,15 +236,18 @@ def evaluate(
 def push(
     folder: Annotated[Path, typer.Argument(help="A merged model, as `merge` wrote it.")],
     repo_id: Annotated[str, typer.Argument(help="owner/name of the new repo.")],
-    private: Annotated[bool, typer.Option(help="Only you can see it.")] = False,
+    private: Annotated[bool, typer.Option(help="Only you can see it; always so when a parent is restricted.")] = False,
     json_: Json = False,
 ) -> None:
     """Publish a merged folder as a new repo."""
     from hub.client import hub_of_this_machine
-    from jobs.local import push_here
+    from jobs.push import push_here
 
-    published = follow(push_here(hub_of_this_machine(), folder, repo_id, private=private))
-    print(json.dumps({"url": published.url, "commit": published.commit}) if json_ else published.url)
+    pushed = follow(push_here(hub_of_this_machine(), folder, repo_id, private=private))
+    if pushed.note:
+        say(f"note: {pushed.note}")
+    url, commit = pushed.published.url, pushed.published.commit
+    print(json.dumps({"url": url, "commit": commit, "private": pushed.private}) if json_ else url)
 
 
 @command

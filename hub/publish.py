@@ -1,7 +1,7 @@
 """Publishing a finished folder as a new repo: nothing before everything is there, nothing of the user's touched.
 
     1 look       every file is there, none is code or a pickle; the name is free, or the repo is ours
-    2 intend     what is about to be made is written to `intent.json` beside the folder, and synced
+    2 intend     what is about to be made is written to a file of ours (`intent.json` of a job), and synced
     3 create     the repo, which the Hub gives one initial commit
     4 upload     large bodies, each distinct one once; a repo without a commit of ours still shows nothing
     5 commit     everything at once, on top of the initial commit and of no other
@@ -70,12 +70,15 @@ def publish(
     private: bool,
     job_id: str,
     message: str = "Merged model",
+    intent: Path | None = None,
 ) -> Published:
     """Publish every file of `folder` as the new repo `repo_id`, in one commit beyond the initial one.
 
-    `job_id` is what a second call recognises the work of the first by. Raises InputError when the folder or the
-    name cannot be used (nothing was made then), SignInNeeded when the token has run out, HubUnavailable, and
-    PublishFailed when the Hub refuses after the repo was made; all but the first may be tried again.
+    `job_id` is what a second call recognises the work of the first by, `intent` the file that notes what is about
+    to be made (by default `intent.json` beside a job's folder; it is overwritten). Raises InputError when the
+    folder or the name cannot be used (nothing was made then), SignInNeeded when the token has run out,
+    HubUnavailable, and PublishFailed when the Hub refuses after the repo was made; all but the first may be tried
+    again.
     """
     files = publishable(folder)
     where = "output.repo_id"
@@ -84,7 +87,7 @@ def publish(
     if "\n" in job_id or not job_id:
         raise ValueError("a job id is one line")
     raise_unless_writable(whoami(hub), repo_id.partition("/")[0], where)
-    intent = folder.parent / INTENT
+    intent = intent or folder.parent / INTENT
     mine = {"job_id": job_id, "repo_id": repo_id, "private": private}
     intended = _read_intent(intent) == mine
     repo = _look(hub, repo_id, job_id)

@@ -155,7 +155,8 @@ def publish_statistics(hub: Hub, model: str, files: Mapping[str, Path], *, priva
 
     The repo is `owner/<model>-merge-statistics` under the model's owner where the user may write there, else
     under the user's own name. It is made when missing; an existing one must be a statistics repo. One commit,
-    none when nothing has changed. Raises InputError before anything is made.
+    none when nothing has changed. Raises InputError before anything is made, also for a public repo that private
+    statistics would go into.
     """
     identity = whoami(hub)
     owner = model.partition("/")[0]
@@ -168,6 +169,8 @@ def publish_statistics(hub: Hub, model: str, files: Mapping[str, Path], *, priva
         with explained(hub, repo_id):
             hub.api.create_repo(repo_id, private=private)
     else:
+        if private and not old.private:
+            raise InputError(f"{repo_id} is public", "these statistics are to be private", "Make that repo private")
         others = [kind for kind in ("gram", "fisher") if kind not in headers and path_of(kind) in old.files]
         headers |= {kind: read_header(hub, old, path_of(kind)).metadata for kind in others}
     operations = [CommitOperationAdd(path_of(kind), path) for kind, path in sorted(files.items())]

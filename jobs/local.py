@@ -12,14 +12,14 @@ from typing import Any
 from hub.client import Hub
 from hub.datasets import load_rows
 from hub.download import fetch
-from hub.publish import Published, publish
+from hub.repository import open_repo
 from hub.resolve import resolve
 from hub.statistics import publish_statistics
 from jobs import stages
 from jobs.job import JobFolder, read_json, write_atomically
 from jobs.stages import StageContext
 from merging.calibrate import collect
-from merging.checkpoint import open_parent, sha256_of
+from merging.checkpoint import open_parent
 from merging.engine import Report
 from merging.errors import InputError
 from merging.evaluate import Score, accuracy
@@ -173,16 +173,11 @@ def evaluate_here(
     return scores
 
 
-def push_here(hub: Hub, folder: Path, repo_id: str, *, private: bool) -> Generator[Progress, None, Published]:
-    """Publish a merged folder as a new repo, once."""
-    yield Progress("publish", 0, 1, "commits", repo_id)
-    identity = sha256_of(folder / "recipe.yaml")[:16] if (folder / "recipe.yaml").is_file() else "push"
-    return publish(hub, folder, repo_id, private=private, job_id=f"push-{identity}", message="Upload of a merge")
-
-
-def publish_here(hub: Hub, model: str, kind: str, path: Path) -> str:
-    """Publish a statistics file to `owner/<model>-merge-statistics`."""
-    return publish_statistics(hub, model, {kind: path}, private=False)
+def publish_here(hub: Hub, model: str, kind: str, path: Path, *, private: bool) -> str:
+    """Publish a statistics file to `owner/<model>-merge-statistics`: private when asked, or when the model is."""
+    entry = ModelEntry(model=model)
+    repo = open_repo(hub, entry.repo_id, entry.revision)
+    return publish_statistics(hub, entry.repo_id, {kind: path}, private=private or repo.private or repo.gated)
 
 
 def local_model(

@@ -82,3 +82,12 @@ def test_the_card_is_a_card_whatever_the_file_says(ann: Hub, tiny: Models, tmp_p
 def test_long_names_fit() -> None:
     """The Hub allows 96 characters."""
     assert len(statistics_repo("ann", "bob/" + "x" * 96)) == len("ann/") + 96
+
+
+def test_private_statistics_never_go_into_a_public_repo(ann: Hub, tiny: Models, tmp_path: Path) -> None:
+    """The statistics repo is public already: refused, unchanged."""
+    gram, fisher = gram_file(tmp_path / "g", tiny(0)), fisher_file(tmp_path / "f", tiny(0))
+    first = publish_statistics(ann, "ann/a", {"gram": gram}, private=False)
+    with pytest.raises(InputError, match="ann/a-merge-statistics is public: these statistics are to be private"):
+        publish_statistics(ann, "ann/a", {"fisher": fisher}, private=True)
+    assert first.endswith(f"@{ann.api.model_info('ann/a-merge-statistics').sha}")

@@ -1,0 +1,255 @@
+"""The command line as a shell sees it: exit codes, what is on stdout and what on stderr, and nobody's files touched."""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import HfApi
+
+from demo.loopback_hub import LoopbackHub
+from tests.tiny_models import save_tiny, sentences
+
+pytestmark = pytest.mark.slow  # a process for each command
+ROOT = Path(__file__).parents[1]
+
+
+class Shell:
+    """Runs commands in a folder, with a Hub and somebody's token."""
+
+    def __init__(self, folder: Path, hub: LoopbackHub, token: str = "") -> None:
+        self.folder = folder
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "MERGE_"))}
+        self.environment = kept | {
+            "HF_HOME": str(folder / "hf-home"),
+            "HF_ENDPOINT": hub.url,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "MERGE_HOME": str(folder / "home"),
+            "OMP_NUM_THREADS": "1",
+            "NO_PROXY": "127.0.0.1,localhost",
+            **({"HF_TOKEN": token} if token else {}),
+        }
+
+    def run(self, *words: object, rc: int = 0, **environment: str) -> "subprocess.CompletedProcess[str]":
+        """The command's end; its exit code must be `rc`, and it shows no traceback."""
+        command = [sys.executable, str(ROOT / "cli.py"), *map(str, words)]
+        env = self.environment | environment
+        done = subprocess.run(command, cwd=self.folder, env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == rc, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    def recipe(self, *models: Any, name: str = "recipe.yaml", **more: Any) -> Path:
+        """A recipe file of models given as names or entries."""
+        entries = [{"model": model} if isinstance(model, str) else model for model in models]
+        path = self.folder / name
+        path.write_text(yaml.safe_dump({"merge_method": "average", "models": entries, **more}))
+        return path
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Path]:
+    """Two tiny classifiers."""
+    root = tmp_path_factory.mktemp("models")
+    return [save_tiny(root / name, seed=seed) for seed, name in enumerate(("one", "two"), start=1)]
+
+
+@pytest.fixture
+def shell(tmp_path: Path, hub: LoopbackHub, models: Sequence[Path]) -> Shell:
+    """Ann's shell, in a folder with her models in ./one and ./two."""
+    folder = tmp_path / "desk"
+    for model in models:
+        shutil.copytree(model, folder / model.name)
+    hub.add_user("ann")
+    return Shell(folder, hub, hub.add_token("ann"))
+
+
+@pytest.fixture
+def api(shell: Shell) -> HfApi:
+    """The Hub as ann sees it."""
+    return HfApi(endpoint=shell.environment["HF_ENDPOINT"], token=shell.environment["HF_TOKEN"])
+
+
+def test_methods(shell: Shell) -> None:
+    """A table, or one object."""
+    assert "regmean" in shell.run("methods").stdout
+    assert {"average", "fisher", "regmean"} <= set(json.loads(shell.run("methods", "--json").stdout))
+
+
+def test_plan(shell: Shell) -> None:
+    """One object on stdout; problems on stderr with exit 2, also as an object."""
+    told = json.loads(shell.run("plan", shell.recipe("./one", "./two"), "--json").stdout)
+    assert told["possible"] is True
+    done = shell.run("plan", shell.recipe("./one", "./three"), rc=2)
+    assert done.stdout == ""
+    assert "three is not a folder: nothing is there. Check the path." in done.stderr
+    done = shell.run("plan", "nowhere.yaml", rc=2)
+    assert done.stderr == "error: nowhere.yaml cannot be read: it is not a text file here. Check the path.\n"
+
+
+def test_a_folder_without_a_dot(shell: Shell) -> None:
+    """`one` is not taken for a model of the Hub in silence."""
+    done = shell.run("plan", shell.recipe("one", "./two"), rc=2)
+    assert done.stderr == "error: one is a folder: a name without ./ is a model of the Hub. Write ./one.\n"
+
+
+def test_merge(shell: Shell) -> None:
+    """The report or the folder on stdout, nothing left beside it, and never into what is there."""
+    recipe = shell.recipe("./one", "./two")
+    told = json.loads(shell.run("merge", recipe, "out", "--json", "--no-check", "--device", "cpu").stdout)
+    assert told["method"] == "average"
+    assert (shell.folder / "out" / "model.safetensors").is_file()
+    assert not (shell.folder / "out.work").exists()
+    done = shell.run("merge", recipe, "out", rc=2)
+    assert (done.stdout, "out is not empty" in done.stderr) == ("", True)
+
+
+def test_a_work_folder_of_the_users_is_not_touched(shell: Shell) -> None:
+    """OUT.work with something of the user's in it: refused, unchanged, also for another recipe."""
+    mine = shell.folder / "out.work" / "jobs" / "merge" / "recipe.yaml"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    done = shell.run("merge", shell.recipe("./one", "./two"), "out", rc=2)
+    assert "out.work was not made by a merge: nothing in it is touched." in done.stderr
+    assert mine.read_text() == "mine"
+
+
+def test_one_merge_at_a_time_goes_to_one_place(shell: Shell) -> None:
+    """The work folder is locked by whoever uses it."""
+    work = shell.folder / "out.work"
+    work.mkdir()
+    with (work / ".merge-my-models").open("w") as mark:
+        fcntl.flock(mark, fcntl.LOCK_EX)
+        done = shell.run("merge", shell.recipe("./one", "./two"), "out", rc=2)
+    assert "out.work is in use: another merge to the same place is running." in done.stderr
+
+
+def test_a_merge_that_fails_says_what_is_kept(shell: Shell) -> None:
+    """Exit 1 for what is not the input's fault, with the folder that the same command goes on from."""
+    (shell.folder / "sitecustomize.py").write_text(
+        "import sys\nif 'merging.check' in sys.orig_argv: sys.exit('out of luck')\n"
+    )
+    recipe = shell.recipe("./one", "./two")
+    done = shell.run("merge", recipe, "out", rc=1, PYTHONPATH=str(shell.folder))
+    assert "error: The merged model did not pass its check: out of luck" in done.stderr
+    assert f"What was done is kept in {shell.folder / 'out.work'}: the same command goes on" in done.stderr
+    assert shell.run("merge", recipe, "out", "--no-check").stdout == "out\n"
+    assert not (shell.folder / "out.work").exists()
+
+
+def test_bad_options_and_settings_are_exit_2(shell: Shell) -> None:
+    """A device that is none, places that cannot be written, settings that cannot be read."""
+    recipe = shell.recipe("./one", "./two")
+    assert "--device" in shell.run("merge", recipe, "out", "--device", "tpu", rc=2).stderr
+    assert "cannot be written" in shell.run("merge", recipe, recipe / "out", rc=2).stderr
+    done = shell.run("statistics", "./one", "--data", "x.txt", "--out", "nodir/x", rc=2)
+    assert "nodir/x cannot be written" in done.stderr
+    done = shell.run("worker", "--slot", "1", rc=2, MERGE_PORT="abc")
+    assert done.stderr.startswith("error: MERGE_PORT cannot be used: input should be a valid integer")
+    assert "cannot be used" in shell.run("jobs", rc=2, MERGE_HOME=str(recipe / "home")).stderr
+
+
+def test_evaluate(shell: Shell) -> None:
+    """Scores as one object; a label column that is not there is exit 2."""
+    rows = [json.dumps({"text": text, "label": "yes"}) for text in sentences(4)]
+    (shell.folder / "rows.jsonl").write_text("\n".join(rows))
+    told = json.loads(shell.run("evaluate", "./one", "--data", "rows.jsonl", "--json").stdout)
+    assert told["./one"]["total"] == 4
+    done = shell.run("evaluate", "./one", "--data", "rows.jsonl", "--label-column", "nope", rc=2)
+    assert (done.stdout, "has no column 'nope'" in done.stderr) == ("", True)
+
+
+def test_paths_in_a_recipe_are_relative_to_it(shell: Shell, tmp_path: Path) -> None:
+    """Models, statistics and calibration text, from another working directory."""
+    (shell.folder / "texts.txt").write_text("\n".join(sentences(8)))
+    shell.run("statistics", "./one", "--data", "texts.txt", "--out", "g.safetensors", "--device", "cpu")
+    entries = [
+        {"model": "./one", "statistics": {"gram": "./g.safetensors"}},
+        {"model": "./two", "calibration": {"data": "texts.txt", "examples": 8}},
+    ]
+    recipe = shell.recipe(*entries, merge_method="regmean")
+    shell.folder = tmp_path
+    shell.run("merge", recipe, "out", "--no-check", "--device", "cpu")
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_push(shell: Shell, api: HfApi) -> None:
+    """Public, with a card and no path of this machine; the user's files stay; the same again is the same commit."""
+    shell.run("merge", shell.recipe("./one", "./two"), "out", "--no-check")
+    (shell.folder / "intent.json").write_text("mine")
+    recipe = (shell.folder / "out" / "recipe.yaml").read_text()
+    assert str(shell.folder) in recipe
+    first = json.loads(shell.run("push", "out", "ann/merged", "--json").stdout)
+    assert json.loads(shell.run("push", "out", "ann/merged", "--json").stdout) == first
+    assert (shell.folder / "intent.json").read_text() == "mine"
+    assert (shell.folder / "out" / "recipe.yaml").read_text() == recipe
+    info = api.model_info("ann/merged")
+    assert (info.private, info.sha) == (False, first["commit"])
+    names = {sibling.rfilename for sibling in info.siblings or []}
+    assert {"README.md", "recipe.yaml", "config.json", "model.safetensors"} <= names
+    assert not any(name.startswith(".merge") for name in names)
+    for name in ("README.md", "recipe.yaml"):
+        assert str(shell.folder) not in Path(api.hf_hub_download("ann/merged", name)).read_text()
+    published = yaml.safe_load(Path(api.hf_hub_download("ann/merged", "recipe.yaml")).read_text())
+    assert [entry["model"] for entry in published["models"]] == ["one", "two"]
+
+
+def test_a_push_of_other_weights_is_not_the_same(shell: Shell) -> None:
+    """The recipe is as before, the weights are not: refused, not called published."""
+    shell.run("merge", shell.recipe("./one", "./two"), "out", "--no-check")
+    shell.run("push", "out", "ann/merged")
+    weights = shell.folder / "out" / "model.safetensors"
+    weights.unlink()
+    shutil.copy(shell.folder / "one" / "model.safetensors", weights)
+    assert "ann/merged exists already" in shell.run("push", "out", "ann/merged", rc=2).stderr
+    (shell.folder / "out" / "config.json").unlink()
+    assert "config.json or the weights are missing" in shell.run("push", "out", "ann/next", rc=2).stderr
+
+
+def test_a_push_of_private_parents_is_private(shell: Shell, api: HfApi) -> None:
+    """As a parent is, and when a parent is out of sight; with the full card when all are known."""
+    for name, private in (("one", True), ("two", False)):
+        api.create_repo(f"ann/{name}", private=private)
+        api.upload_folder(repo_id=f"ann/{name}", folder_path=shell.folder / name)
+    shell.run("merge", shell.recipe("ann/one", "ann/two"), "out", "--no-check")
+    done = shell.run("push", "out", "ann/merged")
+    assert done.stdout == f"{api.endpoint}/ann/merged\n"
+    assert "note: ann/merged is private, as a parent is" in done.stderr
+    assert api.model_info("ann/merged").private
+    assert "## From what" in Path(api.hf_hub_download("ann/merged", "README.md")).read_text()
+    api.delete_repo("ann/two")
+    assert "not every parent" in shell.run("push", "out", "ann/again").stderr
+    assert api.model_info("ann/again").private
+
+
+def test_statistics_of_a_private_model_are_private(shell: Shell, api: HfApi) -> None:
+    """Published as the model is; a folder has no place to publish to."""
+    (shell.folder / "texts.txt").write_text("\n".join(sentences(8)))
+    words = ("--data", "texts.txt", "--publish", "--device", "cpu")
+    done = shell.run("statistics", "./one", *words, rc=2)
+    assert "./one is a folder: statistics are published for a model of the Hub. Name its id." in done.stderr
+    api.create_repo("ann/secret", private=True)
+    api.upload_folder(repo_id="ann/secret", folder_path=shell.folder / "one")
+    shell.run("statistics", "ann/secret", *words)
+    assert api.model_info("ann/secret-merge-statistics").private
+
+
+def test_the_queue(shell: Shell, api: HfApi) -> None:
+    """submit, jobs and cancel; somebody who is not signed in is told so."""
+    for name in ("one", "two"):
+        api.create_repo(f"ann/{name}")
+        api.upload_folder(repo_id=f"ann/{name}", folder_path=shell.folder / name)
+    recipe = shell.recipe("ann/one", "ann/two", output={"repo_id": "ann/merged"})
+    job = shell.run("submit", recipe).stdout.strip()
+    (listed,) = json.loads(shell.run("jobs", "--json").stdout)
+    assert (listed["id"], listed["status"]) == (job, "waiting")
+    assert json.loads(shell.run("cancel", job, "--json").stdout)["status"] == "cancelled"
+    assert "Not signed in" in shell.run("jobs", rc=2, HF_TOKEN="").stderr
