@@ -139,7 +139,7 @@ def test_a_merge_that_fails_says_what_is_kept(shell: Shell) -> None:
     )
     recipe = shell.recipe("./one", "./two")
     done = shell.run("merge", recipe, "out", rc=1, PYTHONPATH=str(shell.folder))
-    assert "error: The merged model did not pass its check: out of luck" in done.stderr
+    assert "error: The merged model did not pass its check: SystemExit: out of luck." in done.stderr
     assert f"What was done is kept in {shell.folder / 'out.work'}: the same command goes on" in done.stderr
     assert shell.run("merge", recipe, "out", "--no-check").stdout == "out\n"
     assert not (shell.folder / "out.work").exists()
