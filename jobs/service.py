@@ -105,14 +105,14 @@ class JobService:
         known = self._find(new_id, identity.name)
         if known is not None:
             return self._job(known)
-        self._check_limit(identity.name)
+        self._check_limit(identity.name, recipe.output.repo_id)
         preview = self.preview(recipe, hub, folders_allowed=folders_allowed)
         if preview.errors:
             raise InputError.of(preview.errors)
         scopes = None if hub.scopes is None else tuple(sorted(hub.scopes))
         spec = JobSpec(text, identity.name, new_id, hub.endpoint, scopes, folders_allowed)
         with self._store.submitting():
-            self._check_limit(identity.name)
+            self._check_limit(identity.name, recipe.output.repo_id)
             self.enqueue(new_id, spec, str(hub.token))
         return self.get(new_id, identity.name)
 
@@ -186,10 +186,19 @@ class JobService:
         """Delete jobs that ended more than `keep_days` ago, with all their files. Returns how many."""
         return clean_expired(self._store, self._client, self._settings.keep_days, now)
 
-    def _check_limit(self, user: str) -> None:
-        active = self._client.list_workflows(
-            user=user, name=WORKFLOW, status=ACTIVE, load_input=False, load_output=False
-        )
+    def _check_limit(self, user: str, repo_id: str | None) -> None:
+        """No more jobs than allowed, and no two that make the same repo. Raises InputError."""
+        active = self._client.list_workflows(user=user, name=WORKFLOW, status=ACTIVE, load_output=False)
+        for status in active:
+            assert status.input is not None
+            recipe = recipe_from_yaml(JobSpec(**status.input["args"][0]).recipe_yaml)
+            if repo_id and recipe.output.repo_id == repo_id:
+                raise InputError(
+                    f"A job of yours is making {repo_id} already",
+                    f"job {status.workflow_id} is {STATUS[status.status]}",
+                    "Wait for it, or pick another name",
+                    "output.repo_id",
+                )
         if len(active) >= self._settings.jobs_per_user:
             limit = self._settings.jobs_per_user
             raise InputError(

@@ -53,6 +53,8 @@ class Parameter:
     def check(self, value: Any, where: str) -> Any:
         """The value in its own type, or an InputError that names the range."""
         option = self.option
+        if value is None:
+            raise InputError(f"{self.name} is empty", "it needs a value", f"Leave it at {self.default}", where)
         if self.kind == "bool":
             if not isinstance(value, bool):
                 raise InputError(f"{self.name} = {value!r}", "it is true or false", f"Write {self.name}: true", where)
@@ -186,7 +188,7 @@ class MergeMethod:
             raise InputError(
                 "The weights sum to zero",
                 f"{', '.join(f'{weight:g}' for weight in weights)} cannot be turned into shares",
-                "Give at least one model a weight above 0",
+                "Change one of them",
                 "parameters.weight",
             )
 

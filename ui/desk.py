@@ -13,14 +13,15 @@ import gradio as gr
 from hub.client import Hub
 from hub.identity import Identity, whoami
 from hub.merged import MergedModel, read_merged
-from hub.resolve import check_output, resolve, with_pins
+from hub.resolve import check_output, repo_exists, resolve, with_pins
 from jobs.job import Job
 from jobs.service import JobService, Preview
-from merging.errors import InputError
-from merging.recipe import Recipe
+from merging.errors import InputError, MergeError
+from merging.recipe import Recipe, valid_repo_id
 from ui.security import Access
 
 T = TypeVar("T")
+NAMES_TRIED = 20
 WORKER_PATIENCE = 30.0  # seconds that a worker may take to start
 
 
@@ -101,6 +102,19 @@ class Desk:
             return preview
         problems = check_output(hub, recipe, self.identity_or_none(hub))
         return replace(preview, problems=(*preview.problems, *problems))
+
+    def free_name(self, hub: Hub, owner: str, name: str) -> str:
+        """`name`, or `name-2`, `name-3`, ... when the owner has a repo of that name already."""
+        if not hub.signed_in or not owner or not name:
+            return name
+        try:
+            for number in range(1, NAMES_TRIED):
+                free = name if number == 1 else f"{name}-{number}"
+                if not valid_repo_id(f"{owner}/{free}") or not repo_exists(hub, f"{owner}/{free}"):
+                    return free
+        except MergeError:
+            pass  # the preview will say what is wrong
+        return name
 
     def submit(self, recipe: Recipe, hub: Hub, nonce: str = "") -> Job:
         """Queue a merge. Raises InputError with all that is wrong."""

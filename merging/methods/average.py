@@ -12,7 +12,6 @@ from merging.tensors import TensorGroup
     title="Average",
     paper="Model soups (Wortsman et al., 2022), arXiv 2203.05482",
     splits="elements",
-    minimum_models=1,
     aliases=("linear",),
 )
 def average(

@@ -54,11 +54,12 @@ def average(**changes: Any) -> Recipe:
 
 
 def test_a_submission_is_one_job_however_often_it_arrives(service: JobService, ann: Hub) -> None:
-    """The same user, recipe and nonce; another nonce is another job."""
+    """The same user, recipe and nonce; another job for a repo that one is making already is refused."""
     first = service.submit(average(), ann, nonce="click")
     assert service.submit(average(), ann, nonce="click").id == first.id
-    assert service.submit(average(), ann, nonce="again").id != first.id
-    assert len(service.list("ann")) == 2
+    with pytest.raises(InputError, match="A job of yours is making ann/merged already: job .* is waiting"):
+        service.submit(average(), ann, nonce="again")
+    assert [job.id for job in service.list("ann")] == [first.id]
     assert (first.status, first.repo_id, first.models) == ("waiting", "ann/merged", ("ann/m0", "ann/m1"))
     assert [stage.status for stage in first.stages] == ["waiting"] * 7
 
@@ -95,11 +96,12 @@ def test_nobody_in_particular_cannot_submit(service: JobService, hub: LoopbackHu
 def test_a_user_has_a_limit_of_jobs(workers: Workers, ann: Hub) -> None:
     """Waiting and running ones count, ended ones do not."""
     service = JobService(workers.settings.model_copy(update={"jobs_per_user": 2}))
-    first, _ = service.submit(average(), ann), service.submit(average(), ann)
+    wishes = [average(output={"repo_id": f"ann/{name}"}) for name in "abc"]
+    first, _ = service.submit(wishes[0], ann), service.submit(wishes[1], ann)
     with pytest.raises(InputError, match="You have 2 jobs waiting or running: each user may have 2"):
-        service.submit(average(), ann)
+        service.submit(wishes[2], ann)
     service.cancel(first.id, "ann")
-    assert service.submit(average(), ann).status == "waiting"
+    assert service.submit(wishes[2], ann).status == "waiting"
     service.close()
 
 

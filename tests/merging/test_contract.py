@@ -151,10 +151,3 @@ def test_every_parameter_says_what_it_does(method: MergeMethod) -> None:
         assert len(parameter.option.help) > 10
         bound = method.bind({}, [{}] * count(method))
         assert parameter.name in bound
-
-
-@methods(lambda method: method.minimum_models == 1)
-def test_one_model_alone_comes_back(method: MergeMethod) -> None:
-    """With weight 1 for one model and nothing else, that model is the result."""
-    here = group(method, 1)
-    torch.testing.assert_close(method.function(here), here.tensors[0])

@@ -100,7 +100,7 @@ def test_a_damaged_or_exploding_link_is_one_sentence(packed: str) -> None:
             "merge_method: average\nmodels: [{model: a/b, parameters: {weight: 1}}, "
             "{model: a/c, parameters: {weight: -1}}]",
             "parameters.weight",
-            "The weights sum to zero: 1, -1 cannot be turned into shares. Give at least one model a weight above 0.",
+            "The weights sum to zero: 1, -1 cannot be turned into shares. Change one of them.",
         ),
         (
             "merge_method: fisher\nmodels: [{model: a/b}]\nparameters: {normalize: yes please}",

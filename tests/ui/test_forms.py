@@ -79,7 +79,7 @@ def test_every_declared_parameter_has_a_field() -> None:
 def test_a_cleared_number_is_named_with_its_field() -> None:
     """An empty weight is not silently 1."""
     draft, values = form_of("a/one", "a/two")
-    with pytest.raises(InputError, match="weight = None: it is not a number") as caught:
+    with pytest.raises(InputError, match="weight is empty: it needs a value") as caught:
         read_form(draft, values | {"models.1.parameters.weight": None})
     assert caught.value.problem.where == "models.1.parameters.weight"
 
