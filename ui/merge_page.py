@@ -42,6 +42,12 @@ from ui.security import spoken
 
 Updates = dict[Any, Any]
 KEEP_IN_ADDRESS = "(link) => { if (link) history.replaceState(history.state, '', link) }"  # survives sign-in and reload
+TYPED = "() => document.querySelector('#search input').value"  # Gradio's own event may repeat an older text
+ASK_AGAIN = """(asked) => {
+    const input = document.querySelector('#search input')
+    if (input === document.activeElement && input.value !== asked)
+        input.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true}))
+}"""  # letters typed while an answer was on its way
 NO_WORKER = "No worker is running at the moment: merges wait until there is one."
 SIGN_IN = Problem("Not signed in", "a merge is published under your own name", "Sign in at the top of this page")
 
@@ -65,6 +71,7 @@ class MergePage:
         self.nonce = gr.State("")
         self.named = gr.State("")  # the name that the form chose by itself
         self.link = gr.Textbox(visible=False)
+        self.asked = gr.Textbox(visible=False)  # what the search looked for last
         self.opening = fragment(elem_id="opening")
         self.worker = fragment(elem_id="worker")
         with gr.Row(elem_classes="mm-columns"):
@@ -87,7 +94,6 @@ class MergePage:
             label="Add a model of the Hub",
             info="Type a few letters and pick, or paste owner/name",
             allow_custom_value=True,
-            filterable=False,
             interactive=True,
             elem_id="search",
         )
@@ -191,7 +197,9 @@ class MergePage:
                 None, self.link, None, js=KEEP_IN_ADDRESS, api_visibility="private"
             )
 
-        self.search.key_up(self._search, None, self.search, queue=False, trigger_mode="always_last", **quiet)
+        asking: dict[str, Any] = {"js": TYPED, "queue": False, "trigger_mode": "once"}
+        found = self.search.key_up(self._search, self.asked, [self.search, self.asked], **asking, **quiet)
+        found.then(None, self.asked, None, js=ASK_AGAIN, api_visibility="private")
         refresh(self.search.input(self._pick, inputs, form, queue=False, **quiet))
         for index, button in enumerate(self.removes):
             refresh(button.click(self._remover(index), inputs, form, queue=False, **quiet))
@@ -209,9 +217,11 @@ class MergePage:
             if isinstance(control, gr.Textbox | gr.Number):
                 yield control.blur  # type: ignore[union-attr]
 
-    def _search(self, event: gr.KeyUpData, token: gr.OAuthToken | None, request: gr.Request) -> Any:
-        """Models whose name holds what was typed so far."""
-        typed = event.input_value or ""
+    def _search(self, typed: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
+        """Models whose name holds what was typed so far, and what that was."""
+        return {self.search: self._found(typed, token, request), self.asked: typed}
+
+    def _found(self, typed: str, token: gr.OAuthToken | None, request: gr.Request) -> Any:
         if len(typed.strip()) < MINIMUM:
             return gr.Dropdown(choices=[])
         try:

@@ -5,13 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import yaml
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from merging.recipe import recipe_from_dict
 from tests.served import SKILLS
@@ -154,6 +155,18 @@ def test_bad_input_stands_beside_its_field(site: Any, page: Page) -> None:
     page.locator("#repo-name textarea").fill("not a name")
     page.locator("#repo-name textarea").press("Tab")
     expect(page.locator("#output-note")).to_contain_text("a repo id is owner/name")
+
+
+def test_the_list_follows_letters_typed_while_an_answer_is_on_its_way(site: Any, page: Page) -> None:
+    """The first letter alone finds nothing; its answer comes after the last letter."""
+
+    def late(route: Route) -> None:
+        time.sleep(0.3)
+        route.continue_()
+
+    page.route("**/gradio_api/run/predict*", late)
+    page.goto(site.url)
+    pick(page, "min", site.models[0])
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
