@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hub.client import Hub
-from hub.datasets import load_rows
+from hub.datasets import is_local, load_rows
 from hub.download import fetch
 from hub.repository import open_repo
 from hub.resolve import resolve
@@ -139,7 +139,7 @@ def collect_here(
                 device=device,
                 model=parent.model,
                 revision=parent.revision,
-                dataset=wish.data,
+                dataset="" if is_local(wish.data) else wish.data,  # its header may be published
             )
         )
 

@@ -240,6 +240,8 @@ def test_statistics_of_a_private_model_are_private(shell: Shell, api: HfApi) -> 
     api.upload_folder(repo_id="ann/secret", folder_path=shell.folder / "one")
     shell.run("statistics", "ann/secret", *words)
     assert api.model_info("ann/secret-merge-statistics").private
+    card = Path(api.hf_hub_download("ann/secret-merge-statistics", "README.md")).read_text()
+    assert ("a local file" in card, "texts.txt" in card) == (True, False)
 
 
 def test_the_queue(shell: Shell, api: HfApi) -> None:
