@@ -1,5 +1,6 @@
 """The page of a merge that is not yet: pick models, pick a method, read what will happen, press the button."""
 
+import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -297,8 +298,8 @@ class MergePage:
             updates[self.groups[method.name]] = gr.Group(visible=bool(shared_parameters(method)))
             updates |= {self.summary: render.method_summary(method), self.note: ""}
             updates[self.worker] = render.notice(NO_WORKER, "warning") if self._desk.worker_missing() else ""
-            self._choose_name(updates, draft, values, data[self.named])
             hub = self._desk.hub(token, request)
+            self._choose_name(updates, draft, values, data[self.named], hub)
             known: dict[str, Parent] = data[self.known] or {}
             recipe, preview, problems = self._look(draft, values, hub)
             if recipe is not None and preview is not None:
@@ -368,12 +369,15 @@ class MergePage:
             ),
         }
 
-    def _choose_name(self, updates: Updates, draft: Draft, values: Values, chosen: str) -> None:
-        """Name the result as long as nobody else did."""
-        name = default_name([entry["model"] for entry in draft["models"]], values["merge_method"])
-        if values["output.name"] in ("", None, chosen):
-            values["output.name"] = name
-            updates |= {self.controls["output.name"]: name, self.named: name}
+    def _choose_name(self, updates: Updates, draft: Draft, values: Values, chosen: str, hub: Hub) -> None:
+        """Name the result as long as nobody else did; a name that still fits is never sent again."""
+        wanted = default_name([entry["model"] for entry in draft["models"]], values["merge_method"])
+        named = values["output.name"] or ""
+        if named not in ("", chosen) or re.fullmatch(rf"{re.escape(wanted)}(-\d+)?", named):
+            return
+        name = self._desk.free_name(hub, values["output.owner"] or "", wanted)
+        values["output.name"] = name
+        updates |= {self.controls["output.name"]: name, self.named: name}
 
     def _merge(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """The button: the job is queued, or what stands in its way is said beside the button."""

@@ -57,7 +57,7 @@ def test_a_submission_is_one_job_however_often_it_arrives(service: JobService, a
     """The same user, recipe and nonce; another job for a repo that one is making already is refused."""
     first = service.submit(average(), ann, nonce="click")
     assert service.submit(average(), ann, nonce="click").id == first.id
-    with pytest.raises(InputError, match="A job of yours is making ann/merged already: job .* is waiting"):
+    with pytest.raises(InputError, match=r"A job of yours is making ann/merged already: job .* is waiting"):
         service.submit(average(), ann, nonce="again")
     assert [job.id for job in service.list("ann")] == [first.id]
     assert (first.status, first.repo_id, first.models) == ("waiting", "ann/merged", ("ann/m0", "ann/m1"))
