@@ -22,11 +22,12 @@ from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from hub.client import CLIENT_ERRORS, Hub, SignInNeeded, explain, explained, safe_path, server_words
+from hub.datasets import is_local
 from hub.identity import raise_unless_writable, whoami
 from hub.resolve import repo_exists, taken
 from merging.checkpoint import PICKLES
 from merging.errors import InputError, MergeError
-from merging.recipe import valid_repo_id
+from merging.recipe import ModelEntry, Recipe, valid_repo_id
 
 INTENT = "intent.json"
 JOB_LINE = "Merge-Job: "  # in the description of the commit
@@ -104,6 +105,26 @@ def publish(
     if private and not repo.private:
         raise InputError(f"{repo_id} is public", "this result is to be private", "Make that repo private", where)
     return _published(hub, repo_id, _commit(hub, folder, files, repo_id, repo, job_id, message))
+
+
+def without_local_paths(recipe: Recipe) -> Recipe:
+    """The recipe for others' eyes: folders by their last name, no files of this machine."""
+    base = recipe.base_model
+    if base is not None and ModelEntry(model=base).is_folder:
+        base = Path(base).name or "folder"
+    return recipe.model_copy(update={"models": tuple(map(portable, recipe.models)), "base_model": base})
+
+
+def portable(entry: ModelEntry) -> ModelEntry:
+    """One model of `without_local_paths`."""
+    text = entry.calibration
+    return entry.model_copy(
+        update={
+            "model": (entry.short_name or "folder") if entry.is_folder else entry.model,
+            "statistics": {kind: ref for kind, ref in entry.statistics.items() if not is_local(ref.source)},
+            "calibration": None if text is not None and is_local(text.data) else text,
+        }
+    )
 
 
 def publishable(folder: Path) -> tuple[str, ...]:

@@ -10,8 +10,7 @@ from tempfile import TemporaryDirectory
 
 from hub.card import escape, front_matter, render_card
 from hub.client import Hub
-from hub.datasets import is_local
-from hub.publish import Published, publish, publishable
+from hub.publish import Published, portable, publish, publishable, without_local_paths
 from hub.resolve import resolve, result_is_private
 from jobs.job import read_json, write_atomically
 from jobs.local import REPORT
@@ -19,7 +18,7 @@ from merging.checkpoint import sha256_of
 from merging.errors import InputError
 from merging.parent import Parent
 from merging.progress import Progress
-from merging.recipe import ModelEntry, Recipe, recipe_from_yaml
+from merging.recipe import Recipe, recipe_from_yaml
 
 INTENT = ".merge-push.json"  # in the folder: hidden, so never published
 RECIPE, CARD = "recipe.yaml", "README.md"
@@ -69,25 +68,6 @@ def push_here(hub: Hub, folder: Path, repo_id: str, *, private: bool) -> Generat
     return Pushed(published, private, note)
 
 
-def without_local_paths(recipe: Recipe) -> Recipe:
-    """The recipe for others' eyes: folders by their last name, no files of this machine."""
-    base = recipe.base_model
-    if base is not None and ModelEntry(model=base).is_folder:
-        base = Path(base).name or "folder"
-    return recipe.model_copy(update={"models": tuple(map(_portable, recipe.models)), "base_model": base})
-
-
-def _portable(entry: ModelEntry) -> ModelEntry:
-    text = entry.calibration
-    return entry.model_copy(
-        update={
-            "model": (entry.short_name or "folder") if entry.is_folder else entry.model,
-            "statistics": {kind: ref for kind, ref in entry.statistics.items() if not is_local(ref.source)},
-            "calibration": None if text is not None and is_local(text.data) else text,
-        }
-    )
-
-
 def _recipe(folder: Path) -> Recipe | None:
     try:
         return recipe_from_yaml((folder / RECIPE).read_text())
@@ -99,7 +79,7 @@ def _recipe(folder: Path) -> Recipe | None:
 
 def _parents(hub: Hub, recipe: Recipe | None) -> Sequence[Parent | None]:
     """The parents that are models of the Hub, None for one that cannot be seen. Folders have no visibility."""
-    entries = [] if recipe is None else [_portable(entry) for entry in recipe.models if not entry.is_folder]
+    entries = [] if recipe is None else [portable(entry) for entry in recipe.models if not entry.is_folder]
     if recipe is None or not entries:
         return ()
     return resolve(hub, recipe.model_copy(update={"models": tuple(entries)})).found

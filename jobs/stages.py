@@ -261,6 +261,7 @@ def publish(context: StageContext) -> Steps:
     """Write the card and publish all files in one commit; again after a kill, it is the same commit."""
     from hub.card import render_card
     from hub.publish import publish as upload
+    from hub.publish import without_local_paths
     from merging.engine import Report
 
     repo_id = context.pinned.output.repo_id
@@ -270,7 +271,9 @@ def publish(context: StageContext) -> Steps:
     report = Report.from_dict(
         {key: value for key, value in read_json(context.folder.report).items() if key != "checks"}
     )
-    card = render_card(context.pinned, parents, report, repo_id=repo_id, service_url=context.public_url)
+    public = without_local_paths(context.pinned)
+    write_atomically(context.folder.output / "recipe.yaml", public.without_output().to_yaml())
+    card = render_card(public, parents, report, repo_id=repo_id, service_url=context.public_url)
     write_atomically(context.folder.output / "README.md", card)
     published = upload(
         context.hub,

@@ -95,7 +95,8 @@ def test_from_the_form_to_a_merged_model(site: Any, page: Page, tmp_path: Path) 
     page.goto(f"{site.url}/model?id=bea/minilm-regmean")
     expect(page.locator("#merged")).to_contain_text("RegMean of 3 models, one body with 3 heads")
     page.get_by_role("link", name="Merge again").click()
-    expect(page.locator("#preview")).to_contain_text("bea/minilm-regmean exists already")
+    expect(page.locator("#preview")).to_contain_text("Ready to merge")
+    expect(page.locator("#repo-name").locator("input, textarea")).to_have_value("minilm-regmean-2")  # the next free one
     page.get_by_role("button", name="Recipe (YAML)").click()
     again = yaml.safe_load(page.locator("#yaml textarea").input_value())
     published = site.hub.url + "/bea/minilm-regmean/resolve/main/recipe.yaml"
