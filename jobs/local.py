@@ -10,15 +10,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hub.client import Hub
-from hub.datasets import is_local, load_rows
 from hub.download import fetch
 from hub.repository import open_repo
 from hub.resolve import resolve
 from hub.statistics import publish_statistics
 from jobs import stages
 from jobs.job import JobFolder, read_json, write_atomically
-from jobs.stages import StageContext
-from merging.calibrate import collect
+from jobs.stages import StageContext, collect_statistics, read_rows
 from merging.checkpoint import open_parent
 from merging.engine import Report
 from merging.errors import InputError
@@ -116,30 +114,18 @@ def collect_here(
     """Gram or Fisher statistics of a model of the Hub, or of a folder, into the new file `out`."""
     with TemporaryDirectory(prefix="merge-", dir=out.resolve().parent) as name:
         folder, parent = yield from local_model(hub, model, Path(name))
-        rows = load_rows(
-            hub,
-            wish.data,
-            text_column=wish.text_column,
-            label_column=None,
-            examples=wish.examples,
-            seed=wish.seed,
-            cache_dir=Path(name) / "cache",
-            files_allowed=True,
-        )
         return (
-            yield from collect(
+            yield from collect_statistics(
+                hub,
                 "gram" if kind == "gram" else "fisher",
                 folder,
-                [text for text, _ in rows],
+                wish,
                 out,
-                examples=wish.examples,
-                max_length=wish.max_length,
-                batch_size=wish.batch_size,
-                seed=wish.seed,
+                cache=Path(name) / "cache",
+                files_allowed=True,
                 device=device,
                 model=parent.model,
                 revision=parent.revision,
-                dataset="" if is_local(wish.data) else wish.data,  # its header may be published
             )
         )
 
@@ -150,16 +136,7 @@ def evaluate_here(
     """Accuracy of each classifier on the same labelled rows; `folder/task` or `owner/name:task` names one head."""
     scores: dict[str, Score] = {}
     with TemporaryDirectory(prefix="merge-") as name:
-        rows = load_rows(
-            hub,
-            wish.data,
-            text_column=wish.text_column,
-            label_column=label_column,
-            examples=wish.examples,
-            seed=wish.seed,
-            cache_dir=Path(name) / "cache",
-            files_allowed=True,
-        )
+        rows = read_rows(hub, wish, Path(name) / "cache", files_allowed=True, label_column=label_column)
         labelled = [(text, label) for text, label in rows if label is not None]
         if not labelled:
             raise InputError(f"{wish.data} has no labels", "a score needs them", "Name their column", "label_column")

@@ -17,6 +17,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from hub.client import Hub
+from hub.datasets import Row, is_local, load_rows
 from hub.resolve import check_output, resolve, result_is_private
 from jobs.child import ROOT
 from jobs.job import JobFolder, read_json, write_atomically
@@ -26,7 +27,7 @@ from merging.errors import InputError, MergeError
 from merging.parent import Parent
 from merging.plan import Plan, disk_problem, make_plan
 from merging.progress import Progress
-from merging.recipe import Recipe, StatisticsKind, recipe_from_yaml
+from merging.recipe import Calibration, Recipe, StatisticsKind, recipe_from_yaml
 from merging.statistics import Statistics, check_values
 
 CHECK_SHARE = 0.8  # of the available memory that the check of a model may take
@@ -164,41 +165,76 @@ def calibrate(context: StageContext) -> Steps:
 
 
 def _collect(context: StageContext, index: int, kind: StatisticsKind) -> Generator[Progress, None, None]:
-    from hub.datasets import load_rows
-    from merging.calibrate import collect
-
     entry = context.pinned.models[index]
-    wish = entry.calibration
-    if wish is None:
+    if entry.calibration is None:
         raise InputError(f"{entry.model} has no {kind} statistics", "and no text to collect them from", "Name some")
-    rows = load_rows(
-        context.hub,
-        wish.data,
-        text_column=wish.text_column,
-        label_column=None,
-        examples=wish.examples,
-        seed=wish.seed,
-        cache_dir=context.folder.cache,
-        files_allowed=context.folders_allowed,
-    )
     path = context.folder.statistics(index, kind)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.{path.name}")
-    yield from collect(
+    yield from collect_statistics(
+        context.hub,
         kind,
         context.files_of(index),
-        [text for text, _ in rows],
+        entry.calibration,
         partial,
-        examples=wish.examples,
-        max_length=wish.max_length,
-        batch_size=wish.batch_size,
-        seed=wish.seed,
+        cache=context.folder.cache,
+        files_allowed=context.folders_allowed,
         device=context.device,
         model=entry.repo_id,
         revision=entry.revision or "",
-        dataset=wish.data,
     )
     partial.replace(path)
+
+
+def read_rows(
+    hub: Hub, wish: Calibration, cache: Path, *, files_allowed: bool, label_column: str | None = None
+) -> list[Row]:
+    """The rows of text that a recipe or a command names."""
+    return load_rows(
+        hub,
+        wish.data,
+        text_column=wish.text_column,
+        label_column=label_column,
+        examples=wish.examples,
+        seed=wish.seed,
+        cache_dir=cache,
+        files_allowed=files_allowed,
+    )
+
+
+def collect_statistics(
+    hub: Hub,
+    kind: StatisticsKind,
+    folder: Path,
+    wish: Calibration,
+    out: Path,
+    *,
+    cache: Path,
+    files_allowed: bool,
+    device: str,
+    model: str,
+    revision: str,
+) -> Generator[Progress, None, Path]:
+    """Gram or Fisher statistics of the model in `folder` into `out`; its header names no file of this machine."""
+    from merging.calibrate import collect
+
+    rows = read_rows(hub, wish, cache, files_allowed=files_allowed)
+    return (
+        yield from collect(
+            kind,
+            folder,
+            [text for text, _ in rows],
+            out,
+            examples=wish.examples,
+            max_length=wish.max_length,
+            batch_size=wish.batch_size,
+            seed=wish.seed,
+            device=device,
+            model=model,
+            revision=revision,
+            dataset="" if is_local(wish.data) else wish.data,
+        )
+    )
 
 
 def merge(context: StageContext) -> Steps:
