@@ -50,7 +50,8 @@ def collect(
     statistics can be collected for, or when it gives NaN.
     """
     chosen = choose_texts(texts, examples, seed)
-    loaded = load(folder, max_length=max_length, device=device, attention="eager" if kind == "fisher" else "sdpa")
+    attention = "eager" if kind == "fisher" else "sdpa"
+    loaded = load(folder, max_length=max_length, device=device, attention=attention, name=model)
     checkpoint = Checkpoint(folder)
     try:
         parameters = dict(loaded.model.named_parameters())
@@ -96,7 +97,7 @@ def linear_layers(loaded: Loaded, names: Names) -> dict[str, nn.Module]:
         if not isinstance(module, nn.Linear | Conv1D) or disk is None:
             continue
         role = architecture.role(disk, tuple(module.weight.shape)) if architecture else None
-        if role is None or role.kind in ("linear", "conv1d"):
+        if role is not None and role.kind == ("conv1d" if isinstance(module, Conv1D) else "linear"):
             layers[disk] = module
     return layers
 

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from merging.architecture import ARCHITECTURES, Architecture, architecture_of
+from merging.architecture import architecture_of
 from merging.errors import Problem
-from merging.heads import LABELLED
+from merging.heads import HeadRule
 from merging.parent import Parent, StatisticsFact
 from merging.recipe import Recipe
+from merging.roles import Architecture, inputs_of
 
 SAME_CONFIG = (
     "num_attention_heads",
@@ -26,11 +27,12 @@ SAME_CONFIG = (
 )  # numbers that shapes do not show
 
 
-def compatibility_problems(recipe: Recipe, parents: Sequence[Parent]) -> list[Problem]:
-    """Every reason why these parents cannot be merged by this recipe; the cheap and the plain ones first."""
+def compatibility_problems(recipe: Recipe, parents: Sequence[Parent], rule: HeadRule) -> list[Problem]:
+    """Every reason why these aligned parents cannot be merged by this recipe; the cheap and the plain ones first."""
     problems = _same_model(parents) or _architectures(parents)
     if not problems:
-        problems = _quantised(parents) or _vocabularies(parents) or _shapes(parents) or _configs(parents)
+        problems = _quantised(parents) or _vocabularies(parents) or _configs(parents) or _shapes(parents, rule)
+        problems += _untested(parents)
         problems += [] if recipe.dtype else _mixed_dtypes(parents)
     problems += _statistics(recipe, parents)
     return problems + _licences(parents)
@@ -74,9 +76,9 @@ def _architectures(parents: Sequence[Parent]) -> list[Problem]:
         if architecture_of(parent.config) is None:
             problems.append(
                 Problem(
-                    f"{parent.model} is of type {parent.model_type or 'unknown'}",
-                    f"only {', '.join(ARCHITECTURES)} can be merged so far",
-                    "Pick a model of one of these types",
+                    f"The config of {parent.model} names no model_type",
+                    "so nothing says what its tensors are",
+                    "Add it to its config.json",
                     where,
                 )
             )
@@ -89,7 +91,7 @@ def _architectures(parents: Sequence[Parent]) -> list[Problem]:
                     where,
                 )
             )
-        elif parent.model_type != parents[0].model_type or parent.architecture != parents[0].architecture:
+        elif parent.model_type != parents[0].model_type:
             problems.append(
                 Problem(
                     f"{parent.model} is a {parent.architecture or parent.model_type}",
@@ -99,6 +101,21 @@ def _architectures(parents: Sequence[Parent]) -> list[Problem]:
                 )
             )
     return problems
+
+
+def _untested(parents: Sequence[Parent]) -> list[Problem]:
+    """A type that nobody has compared with an independent computation."""
+    if covered_architecture(parents).tested:
+        return []
+    return [
+        Problem(
+            f"The type {parents[0].model_type} is not one that we have tested",
+            "its tensors are merged by their names and shapes alone",
+            "Try the result before you rely on it",
+            "models",
+            "warning",
+        )
+    ]
 
 
 def _heads(parent: Parent) -> list[str]:
@@ -174,12 +191,11 @@ def _vocabularies(parents: Sequence[Parent]) -> list[Problem]:
     return []
 
 
-def _shapes(parents: Sequence[Parent]) -> list[Problem]:
-    """The first tensor that two parents store differently, tied copies and heads with labels of their own aside."""
+def _shapes(parents: Sequence[Parent], rule: HeadRule) -> list[Problem]:
+    """The first tensor that two parents store differently; heads that stay apart are their own."""
     first = parents[0]
     architecture = covered_architecture(parents)
-    copies = architecture.tied_copies(first.config)
-    own_heads = first.architecture.endswith(LABELLED)
+    classes_differ = len({parent.architecture for parent in parents}) > 1
     for index, parent in enumerate(parents[1:], 1):
         where = f"models.{index}.model"
         for name in sorted({*first.source.specs, *parent.source.specs}):
@@ -187,8 +203,10 @@ def _shapes(parents: Sequence[Parent]) -> list[Problem]:
             present = ours or theirs
             assert present is not None
             role = architecture.role(name, present.shape)
+            if role.kind == "buffer" or (role.head and rule == "apart"):
+                continue
             if ours is None or theirs is None:
-                if role.kind == "buffer" or name in copies or (role.head and own_heads):
+                if architecture.may_lack(name) and (classes_differ or theirs is None):
                     continue
                 lacking = parent if theirs is None else first
                 return [
@@ -199,7 +217,7 @@ def _shapes(parents: Sequence[Parent]) -> list[Problem]:
                         where,
                     )
                 ]
-            if ours.shape != theirs.shape and not (role.head and own_heads):
+            if ours.shape != theirs.shape:
                 return [
                     Problem(
                         f"{name} has shape {list(theirs.shape)} in {parent.model}",
@@ -233,7 +251,7 @@ def _numbers(first: Parent, other: Parent) -> Iterator[tuple[str, Any, Any]]:
         yield key, first.config.get(key), other.config.get(key)
     yield "rope_theta", _rope_theta(first), _rope_theta(other)
     architecture = covered_architecture([first])
-    if architecture.tied:
+    if architecture.head_copies or architecture.sequence_pairs:
         yield "tie_word_embeddings", architecture.ties(first.config), architecture.ties(other.config)
 
 
@@ -287,10 +305,7 @@ def _sizes(parent: Parent, fact: StatisticsFact, where: str) -> list[Problem]:
         if spec is None or architecture is None:
             continue
         shape = spec.shape
-        if fact.kind == "gram":
-            wanted = shape[0] if architecture.role(name, shape).kind == "conv1d" else shape[-1]
-        else:
-            wanted = spec.numel
+        wanted = inputs_of(architecture.role(name, shape).kind, shape) if fact.kind == "gram" else spec.numel
         if size != wanted:
             return [
                 Problem(

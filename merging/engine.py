@@ -22,13 +22,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from merging.alignment import reordered
 from merging.checkpoint import ShardWriter, sha256_of
 from merging.device import device_name, pick_device
 from merging.errors import InputError, MergeError
+from merging.heads import arrange
 from merging.method import find_method
 from merging.parent import Parent
 from merging.plan import Plan, Shard, Step
 from merging.progress import Progress
+from merging.roles import inputs_of
 from merging.side_files import write_side_files
 from merging.statistics import Statistics
 from merging.tensors import FisherMoments, TensorGroup
@@ -91,7 +94,7 @@ def merge(
     out.mkdir(parents=True, exist_ok=True)
     journal = Journal(out, _identity(plan, parents))
     left = [shard for shard in plan.shards if shard.path not in journal.finished]
-    work = _Work(plan, parents, statistics, target, memory // workers, out)
+    work = _Work(plan, arrange(parents).parents, statistics, target, memory // workers, out)
     total = plan.output_bytes
     with one_torch_thread():
         for shard in left:
@@ -210,13 +213,19 @@ class _Work:
     def _gram_key(self, step: Step) -> tuple[str | None, ...] | None:
         if step.action != "merge" or "gram" not in self.method.needs:
             return None
-        return tuple(files["gram"].gram_key(step.name) for files in self.statistics)
+        return tuple(
+            files["gram"].gram_key(parent.disk(step.name))
+            for parent, files in zip(self.parents, self.statistics, strict=True)
+        )
 
     def _bundle(self, steps: list[Step], writer: ShardWriter) -> None:
         shared: dict[str, Any] = {}
         grams: tuple[Tensor, ...] | None = None
         if self._gram_key(steps[0]) is not None:
-            grams = tuple(files["gram"].gram(steps[0].name).to(self.device) for files in self.statistics)
+            grams = tuple(
+                files["gram"].gram(parent.disk(steps[0].name)).to(self.device)
+                for parent, files in zip(self.parents, self.statistics, strict=True)
+            )
         for step in steps:
             try:
                 self._step(step, writer, shared, grams)
@@ -235,7 +244,10 @@ class _Work:
             for start, stop in _ranges(step.spec.numel, BLOCK):
                 self._store(step, writer, start, source.read(step.name, start, stop))
         elif step.action == "average":
-            average = partial(find_method("average").function, **self.average_options)
+            options = dict(self.average_options)
+            if "weight" in options:
+                options["weight"] = tuple(options["weight"][index] for index in step.inputs)
+            average = partial(find_method("average").function, **options)
             self._blocks(step, writer, average, {}, None, elements=True)
         else:
             function = partial(self.method.function, **self.options)
@@ -261,6 +273,7 @@ class _Work:
             block = [self._load(source, step, start, stop) for source in self._sources(step)]
             if not elements:
                 rows = (-1, *shape[1:]) if self.method.splits == "rows" else shape
+                rows = (-1, inputs_of("patch", shape)) if step.role.kind == "patch" else rows
                 block = [values.reshape(rows) for values in block]
             group = self._group(step, tuple(block), shared, grams, start, stop)
             self._store(step, writer, start, function(group))
@@ -305,13 +318,16 @@ class _Work:
     ) -> TensorGroup:
         fishers = moments = None
         if self._totals and step.action == "merge":
+            files = [files["fisher"] for files in self.statistics]
             fishers = tuple(
-                files["fisher"].read(step.name, start, stop).to(self.device).reshape(tensors[0].shape)
-                for files in self.statistics
+                reordered(file, parent.disk(step.name), parent.rows.get(step.name), start, stop)
+                .to(self.device)
+                .reshape(tensors[0].shape)
+                for parent, file in zip(self.parents, files, strict=True)
             )
             moments = tuple(
-                FisherMoments(*total, *files["fisher"].moments(step.name))
-                for total, files in zip(self._totals, self.statistics, strict=True)
+                FisherMoments(*total, *file.moments(parent.disk(step.name)))
+                for total, parent, file in zip(self._totals, self.parents, files, strict=True)
             )
         return TensorGroup(
             name=step.name,
@@ -327,8 +343,8 @@ class _Work:
         """(values, sum, sum of squares) of each parent's Fisher over all tensors that the method merges."""
         names = [step.name for step in self.plan.steps if step.action == "merge"]
         totals = []
-        for files in self.statistics:
-            parts = [files["fisher"].moments(name) for name in names]
+        for parent, files in zip(self.parents, self.statistics, strict=True):
+            parts = [files["fisher"].moments(parent.disk(name)) for name in names]
             counts, sums, squares = zip(*parts, strict=True) if parts else ((0,), (0.0,), (0.0,))
             totals.append((sum(counts), sum(sums), sum(squares)))
         return totals

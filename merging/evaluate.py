@@ -30,17 +30,21 @@ def accuracy(
     batch_size: int = 32,
     max_length: int = 128,
     device: str = "auto",
+    name: str = "",
+    data: str = "",
 ) -> Score:
     """Accuracy of the classifier in `folder` (a model, or a task's subfolder of one) on (text, label name) rows.
 
+    `name` and `data` are what their user calls the model and the rows, for errors.
     Raises InputError when there are no rows, the model is no text classifier, or a label is not one of its labels.
     """
     if not rows:
         raise InputError("There is nothing to evaluate on", "the data has no rows", "Give at least one labelled text")
-    loaded = load(folder, max_length=max_length, device=device)
+    name = name or folder.name
+    loaded = load(folder, max_length=max_length, device=device, name=name)
     if not type(loaded.model).__name__.endswith("ForSequenceClassification"):
         raise InputError(
-            f"{folder.name} is a {type(loaded.model).__name__}",
+            f"{name} is a {type(loaded.model).__name__}",
             "accuracy is defined for text classifiers",
             "Evaluate a model with a classification head",
         )
@@ -48,7 +52,7 @@ def accuracy(
     unknown = sorted({label for _, label in rows} - set(labels))
     if unknown:
         raise InputError(
-            f"{folder.name} has no label {unknown[0]!r}",
+            f"{name} has no label {unknown[0]!r}{f', which stands in {data}' if data else ''}",
             f"its labels are {', '.join(labels[:20])}{', ...' if len(labels) > 20 else ''}",
             "Use data with the model's own label names",
         )

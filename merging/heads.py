@@ -1,52 +1,107 @@
 """What becomes of the heads: merged like any layer, or one for each task beside the shared body."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
-from merging.architecture import Architecture
+from merging.alignment import align, with_rows
+from merging.architecture import architecture_of
 from merging.errors import Problem
 from merging.parent import Parent
-from merging.recipe import Recipe
+from merging.roles import Architecture
+from merging.tensors import TensorSpec
 
 HeadRule = Literal["none", "merged", "apart"]
 # classes whose head has labels of its own
 LABELLED = ("ForSequenceClassification", "ForTokenClassification", "ForMultipleChoice", "ForImageClassification")
+LABEL_ROWS = r"(?:^|\.)(?:classifier|score|out_proj)\.(?:weight|bias)$"  # one row a label, when it is a head's
 
 
-def head_rule(recipe: Recipe, parents: Sequence[Parent], architecture: Architecture) -> tuple[HeadRule, list[Problem]]:
-    """Merged when all heads have the same labels in the same order, else apart; with what a person should know."""
-    heads = [
-        {name: spec.shape for name, spec in parent.source.specs.items() if architecture.role(name, spec.shape).head}
-        for parent in parents
-    ]
+@dataclass(frozen=True)
+class Arrangement:
+    """The parents as a plan and its merge see them: one set of names, one order of labels."""
+
+    parents: tuple[Parent, ...]
+    rule: HeadRule
+    problems: tuple[Problem, ...] = ()
+
+
+def arrange(parents: Sequence[Parent]) -> Arrangement:
+    """Align the names, decide what becomes of the heads, and put labels of another order into the first one's."""
+    aligned = align(parents)
+    architecture = architecture_of(aligned[0].config)
+    if architecture is None:
+        return Arrangement(aligned, "none")
+    heads = [_head(parent, architecture) for parent in aligned]
     if not any(heads):
-        return "none", []
-    if not parents[0].architecture.endswith(LABELLED):
-        return "merged", []
+        return Arrangement(aligned, "none")
+    if len({parent.architecture for parent in aligned}) > 1:
+        return Arrangement(aligned, "apart")
+    if not aligned[0].architecture.endswith(LABELLED):
+        return Arrangement(aligned, "merged")
+    return _labelled(aligned, heads)
+
+
+def _labelled(parents: tuple[Parent, ...], heads: Sequence[Mapping[str, TensorSpec]]) -> Arrangement:
     labels = [parent.labels for parent in parents]
-    if all(own == labels[0] for own in labels) and all(head == heads[0] for head in heads):
-        if not _unnamed(labels[0]):
-            return "merged", []
-        return "apart", [
+    shapes = [{name: spec.shape for name, spec in head.items()} for head in heads]
+    if any(shape != shapes[0] for shape in shapes) or any(sorted(own) != sorted(labels[0]) for own in labels):
+        return Arrangement(parents, "apart", _numbers_and_classes(parents))
+    if _unnamed(labels[0]):
+        warning = Problem(
+            "The heads stay apart",
+            "their labels have no names (LABEL_0, ...), so nothing says that they mean the same",
+            "Name the labels in id2label of each config to have one merged head",
+            "models",
+            "warning",
+        )
+        return Arrangement(parents, "apart", (warning,))
+    if len(set(labels[0])) < len(labels[0]):
+        return Arrangement(parents, "apart")
+    ordered, problems = [], []
+    for index, (parent, own, head) in enumerate(zip(parents, labels, heads, strict=True)):
+        if own == labels[0]:
+            ordered.append(parent)
+            continue
+        order = tuple(own.index(label) for label in labels[0])
+        rows = {
+            name: order
+            for name, spec in head.items()
+            if re.search(LABEL_ROWS, name) and spec.shape and spec.shape[0] == len(order)
+        }
+        ordered.append(with_rows(parent, rows))
+        problems.append(
             Problem(
-                "The heads stay apart",
-                "their labels have no names (LABEL_0, ...), so nothing says that they mean the same",
-                "Name the labels in id2label of each config to have one merged head",
-                "models",
+                f"{parent.model} has its labels in another order",
+                f"the rows of its head are put into that of {parents[0].model}, by label name",
+                "Nothing to do",
+                f"models.{index}.model",
                 "warning",
             )
-        ]
-    if all(sorted(own) == sorted(labels[0]) for own in labels):
-        return "apart", [
-            Problem(
-                "The heads stay apart",
-                "the models have the same labels in another order",
-                "Save them with one order of labels to have one merged head",
-                "models",
-                "warning",
-            )
-        ]
-    return "apart", []
+        )
+    return Arrangement(tuple(ordered), "merged", tuple(problems))
+
+
+def _head(parent: Parent, architecture: Architecture) -> dict[str, TensorSpec]:
+    return {name: spec for name, spec in parent.source.specs.items() if architecture.role(name, spec.shape).head}
+
+
+def _numbers_and_classes(parents: Sequence[Parent]) -> tuple[Problem, ...]:
+    """One output beside several: the same question answered by a number and by classes cannot be one head."""
+    counts = {parent.model: len(parent.labels) for parent in parents}
+    if 1 not in counts.values() or set(counts.values()) == {1}:
+        return ()
+    single = next(model for model, count in counts.items() if count == 1)
+    return (
+        Problem(
+            "The heads stay apart",
+            f"{single} answers with one number, the others with one score a label",
+            "Nothing to do: each task keeps its own head",
+            "models",
+            "warning",
+        ),
+    )
 
 
 def _unnamed(labels: Sequence[str]) -> bool:

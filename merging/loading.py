@@ -31,14 +31,18 @@ class Loaded:
     max_length: int  # tokens that the model can take, and not more than were asked for
 
 
-def load(folder: Path, *, max_length: int, device: str = "auto", attention: str = "sdpa") -> Loaded:
-    """Load the class that config.json names (a bare body where it names none). Raises InputError."""
-    config = _config(folder)
-    name = (config.get("architectures") or ["AutoModel"])[0]
-    kind = getattr(transformers, str(name), None)
+def load(folder: Path, *, max_length: int, device: str = "auto", attention: str = "sdpa", name: str = "") -> Loaded:
+    """Load the class that config.json names (a bare body where it names none). Raises InputError.
+
+    `name` is what the user calls the model, for errors; by default the folder's.
+    """
+    name = name or folder.name
+    config = _config(folder, name)
+    chosen = str((config.get("architectures") or ["AutoModel"])[0])
+    kind = getattr(transformers, chosen, None)
     if kind is None or not hasattr(kind, "from_pretrained"):
         raise InputError(
-            f"{folder.name} is a {str(name)[:100]}", "transformers has no such class", "Use a model that it can load"
+            f"{name} is a {chosen[:100]}", "transformers has no such class", "Use a model that it can load"
         )
     place = pick_device(device)
     log = transformers.utils.logging
@@ -56,10 +60,11 @@ def load(folder: Path, *, max_length: int, device: str = "auto", attention: str 
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{folder.name} does not load", reason[0][:300], "Check its files") from None
+        words = reason[0].replace(str(folder), name)[:300]
+        raise InputError(f"{name} does not load", words, "Check its files") from None
     finally:
         log.set_verbosity(quiet)
-    _give_padding(model, tokenizer, folder.name)
+    _give_padding(model, tokenizer, name)
     return Loaded(model.to(place).eval(), tokenizer, config, place, _length(model, tokenizer, max_length))
 
 
@@ -83,11 +88,11 @@ def encode(loaded: Loaded, texts: Sequence[str], **options: Any) -> Any:
     )
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def _config(folder: Path, name: str) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError):
-        raise InputError(f"{folder.name} has no readable config.json", "nothing says what it is", "Add it") from None
+        raise InputError(f"{name} has no readable config.json", "nothing says what it is", "Add it") from None
     return dict(config)
 
 

@@ -40,6 +40,8 @@ class Parent:
     calibration: bool = False  # the recipe names text from which missing statistics will be collected
     license: str = ""
     restricted: bool = False  # private or gated: the result is private too unless its owner says otherwise
+    names: Mapping[str, str] = field(default_factory=dict)  # name in a plan -> on disk, where they differ
+    rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # name in a plan -> order of its rows on disk
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -56,6 +58,10 @@ class Parent:
     def architecture(self) -> str:
         """The class that the config names first, such as `BertForSequenceClassification`."""
         return str((self.config.get("architectures") or [""])[0])
+
+    def disk(self, name: str) -> str:
+        """What the tensor that a plan calls `name` is called on disk; see `merging.alignment`."""
+        return self.names.get(name, name)
 
     @property
     def weight_bytes(self) -> int:

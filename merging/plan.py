@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 import torch
 
-from merging.architecture import Architecture, Role
 from merging.checkpoint import TOKENIZER_FILES, WEIGHT_FILE, WEIGHT_INDEX, layout
 from merging.compatibility import compatibility_problems, covered_architecture
 from merging.errors import InputError, Problem
-from merging.heads import HeadRule, head_rule
+from merging.heads import HeadRule, arrange
 from merging.parent import Parent
 from merging.recipe import Recipe
+from merging.roles import LINEAR, Architecture, Role
 from merging.tensors import MERGED_DTYPES, TensorSpec
 
 SHARD_BYTES = 2 * 1024**3  # an output shard is closed before it grows past this
@@ -161,15 +161,15 @@ class Plan:
 
 def make_plan(recipe: Recipe, parents: Sequence[Parent]) -> Plan:
     """The plan of a recipe for its parents, in the recipe's order. Never raises for bad input: see `problems`."""
-    problems = [*_recipe_problems(recipe), *compatibility_problems(recipe, parents)]
+    arranged = arrange(parents)
+    problems = [*_recipe_problems(recipe), *compatibility_problems(recipe, arranged.parents, arranged.rule)]
     fetch = tuple(_files(parent) for parent in parents)
     download = sum(_download_bytes(parent, names, recipe) for parent, names in zip(parents, fetch, strict=True))
     if any(problem.severity == "error" for problem in problems):
         return Plan(recipe, tuple(problems), fetch=fetch, download_bytes=download)
-    architecture = covered_architecture(parents)
-    rule, head_problems = head_rule(recipe, parents, architecture)
-    problems += head_problems
-    shards, outputs = _lay_out(recipe, parents, architecture, rule)
+    problems += arranged.problems
+    rule = arranged.rule
+    shards, outputs = _lay_out(recipe, arranged.parents, covered_architecture(parents), rule)
     plan = Plan(recipe, tuple(problems), shards, outputs, fetch, download, rule)
     return Plan(recipe, (*problems, *_fallback_problems(plan)), shards, outputs, fetch, download, rule)
 
@@ -238,47 +238,30 @@ def _download_bytes(parent: Parent, files: Sequence[str], recipe: Recipe) -> int
 def _lay_out(
     recipe: Recipe, parents: Sequence[Parent], architecture: Architecture, rule: HeadRule
 ) -> tuple[tuple[Shard, ...], tuple[OutputModel, ...]]:
-    everyone = tuple(range(len(parents)))
     body: list[Step] = []
-    heads: list[list[Step]] = [[] for _ in parents]
-    for name in output_names(parents, architecture):
-        role = architecture.role(name, parents[0].source.specs[name].shape)
-        if role.head and rule == "apart":
-            continue
-        body.append(_step(recipe, parents, name, role, everyone))
+    own: list[list[Step]] = [[] for _ in parents]
+    for name in sorted({name for parent in parents for name in parent.source.specs}, key=_natural):
+        having = [index for index, parent in enumerate(parents) if name in parent.source.specs]
+        role = architecture.role(name, parents[having[0]].source.specs[name].shape)
+        if rule == "apart" and (role.head or len(having) < len(parents)):
+            if role.kind != "buffer":
+                for index in having:
+                    spec = _output_spec(recipe, parents[index].source.specs[name])
+                    own[index].append(Step(name, spec, role, "copy", (index,)))
+        elif having[0] == 0 and (role.kind != "buffer" or len(having) == len(parents)):
+            body.append(_step(recipe, parents, name, role, tuple(having)))
     if rule != "apart":
         shards = _split(body, "", 0)
         return shards, (OutputModel("", 0, tuple(shard.path for shard in shards)),)
-    for index, parent in enumerate(parents):
-        for name in sorted(parent.source.specs, key=_natural):
-            role = architecture.role(name, parent.source.specs[name].shape)
-            if role.head:
-                spec = _output_spec(recipe, parent.source.specs[name])
-                heads[index].append(Step(name, spec, role, "copy", (index,)))
     shards = _split(body, "", 1)
     total = len(shards) + 1
     names = [f"{task}/{_shard_name(total, total)}" for task in recipe.tasks]
-    head_shards = tuple(Shard(path, tuple(steps)) for path, steps in zip(names, heads, strict=True))
-    paths = tuple(shard.path for shard in shards)
+    own_shards = [(Shard(path, tuple(steps)),) if steps else () for path, steps in zip(names, own, strict=True)]
+    paths = [tuple(shard.path for shard in (*shards, *mine)) for mine in own_shards]
     root = recipe.tasks.index(recipe.output.root) if recipe.output.root else 0
-    outputs = [OutputModel("", root, (*paths, names[root]))]
-    outputs += [OutputModel(task, i, (*paths, names[i])) for i, task in enumerate(recipe.tasks)]
-    return (*shards, *head_shards), tuple(outputs)
-
-
-def output_names(parents: Sequence[Parent], architecture: Architecture) -> list[str]:
-    """Disk names of the merged tensors: those of the first parent, without copies of tied word embeddings."""
-    copies = architecture.tied_copies(parents[0].config)
-    names = [name for name in parents[0].source.specs if name not in copies]
-    return sorted(
-        (
-            name
-            for name in names
-            if architecture.role(name, parents[0].source.specs[name].shape).kind != "buffer"
-            or all(name in parent.source.specs for parent in parents)
-        ),
-        key=_natural,
-    )
+    outputs = [OutputModel("", root, paths[root])]
+    outputs += [OutputModel(task, i, paths[i]) for i, task in enumerate(recipe.tasks)]
+    return (*shards, *(shard for mine in own_shards for shard in mine)), tuple(outputs)
 
 
 def _step(recipe: Recipe, parents: Sequence[Parent], name: str, role: Role, inputs: tuple[int, ...]) -> Step:
@@ -287,8 +270,11 @@ def _step(recipe: Recipe, parents: Sequence[Parent], name: str, role: Role, inpu
     if role.kind == "buffer" or not spec.dtype.is_floating_point:
         return Step(name, spec, role, "copy", (0,))
     method = recipe.method
-    if method.linear_only and role.kind not in ("linear", "conv1d"):
-        return Step(name, spec, role, "average", inputs)
+    if len(inputs) < len(parents):
+        return Step(name, spec, role, "average", inputs, f"only {len(inputs)} of {len(parents)} models have it")
+    if method.linear_only and role.kind not in LINEAR:
+        unknown = role.kind == "other" and len(spec.shape) > 1
+        return Step(name, spec, role, "average", inputs, "not known to be a linear layer" if unknown else "")
     for kind in sorted(method.needs & {"gram", "fisher"}):
         for parent in parents:
             fact = parent.statistics.get(kind)
@@ -326,7 +312,7 @@ def _shard_name(number: int, total: int) -> str:
 
 def _fallback_problems(plan: Plan) -> list[Problem]:
     """A merge that mostly falls back is not that method's merge."""
-    linear = [step for step in plan.steps if step.action != "copy" and step.role.kind in ("linear", "conv1d")]
+    linear = [step for step in plan.steps if step.action != "copy" and (step.role.kind in LINEAR or step.reason)]
     fallen = [step for step in linear if step.reason]
     if not fallen:
         return []

@@ -178,13 +178,32 @@ def recipe_from_yaml(text: str) -> Recipe:
                     f"line {token.start_mark.line + 1}",
                     "Write the value out",
                 )
-        data = yaml.safe_load(text)
+        data = yaml.load(text, Loader=_KeysOnce)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         reason = getattr(error, "problem", None) or "it cannot be read"
         raise InputError("The recipe is not valid YAML", f"{line}{reason}", "Mend that line") from None
+    if data is None:
+        raise InputError("The recipe is empty", "", "Begin with `merge_method:` and `models:`")
     return recipe_from_dict(data)
+
+
+class _KeysOnce(yaml.SafeLoader):
+    """Safe YAML in which no key of a mapping stands twice: the last one would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping. Raises InputError with both lines of a key that stands twice."""
+        lines: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode):
+                key, line = self.construct_object(key_node), key_node.start_mark.line + 1
+                if key in lines:
+                    raise InputError(
+                        f"The key {key_node.value} stands twice", f"lines {lines[key]} and {line}", "Leave one out"
+                    )
+                lines[key] = line
+        return super().construct_mapping(node, deep)
 
 
 def recipe_from_dict(data: Any) -> Recipe:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from merging.checkpoint import WEIGHT_INDEX, Checkpoint
+from merging.checkpoint import WEIGHT_FILE, WEIGHT_INDEX, Checkpoint
 from merging.errors import MergeError
 from merging.parent import Parent
 from merging.plan import SIDE_FILES, OutputModel, Plan
@@ -24,7 +24,7 @@ def write_side_files(plan: Plan, parents: Sequence[Parent], out: Path) -> Iterat
         parent = parents[output.parent]
         for path in output.shards:
             _link(out / path, folder / Path(path).name)
-        if len(output.shards) > 1:
+        if any(Path(path).name != WEIGHT_FILE for path in output.shards):
             _write_json(folder / WEIGHT_INDEX, _index(plan, output))
         _write_json(folder / "config.json", _config(plan, parent, output))
         for name in SIDE_FILES:

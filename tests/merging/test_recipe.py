@@ -115,6 +115,17 @@ def test_a_damaged_or_exploding_link_is_one_sentence(packed: str) -> None:
         ),
         ("merge_method: average\nmodels: [{model: a/b}]\ndtype: int4", "dtype", "dtype = 'int4': "),
         ("a: [", "", "The recipe is not valid YAML: line 1"),
+        (
+            "merge_method: average\nmodels: [{model: a/b}]\nmerge_method: fisher",
+            "",
+            "The key merge_method stands twice: lines 1 and 3. Leave one out.",
+        ),
+        (
+            "merge_method: average\nmodels:\n- model: a/b\n  parameters:\n    weight: 1\n    weight: 2",
+            "",
+            "The key weight stands twice: lines 5 and 6. Leave one out.",
+        ),
+        ("# nothing yet", "", "The recipe is empty. Begin with `merge_method:` and `models:`."),
         ("- just\n- a list", "", "The recipe is not a mapping: it is list."),
         ("a: &x 1\nb: *x", "", "The recipe uses a YAML anchor, alias or tag: line 1."),
         ("a: !!python/object/apply:os.system [ls]", "", "The recipe uses a YAML anchor, alias or tag: line 1."),
