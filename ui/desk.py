@@ -15,7 +15,8 @@ from hub.identity import Identity, whoami
 from hub.merged import MergedModel, read_merged
 from hub.resolve import check_output, repo_exists, resolve, with_pins
 from jobs.job import Job
-from jobs.service import JobService, Preview
+from jobs.preview import Preview
+from jobs.service import JobService
 from merging.errors import InputError, MergeError
 from merging.recipe import Recipe, valid_repo_id
 from ui.security import Access

@@ -153,7 +153,7 @@ def add_model(draft: Draft, model: str) -> Draft:
     if not re.fullmatch(r"[^\s/@]+/[^\s/@]+(@[^\s@]+)?", model):
         raise InputError(f"{model[:100]!r} is not the name of a model", "", "Write owner/name or owner/name@revision")
     if any(entry["model"] == model for entry in draft["models"]):
-        raise InputError(f"{model} is picked already", "a merge takes each model once", "Pick another")
+        raise InputError(f"{model} is already in the list", "a merge takes each model once", "Pick another")
     if len(draft["models"]) == ROWS:
         raise InputError("The form is full", f"it has room for {ROWS} models", "Remove one first")
     return {**draft, "models": [*draft["models"], {"model": model}]}

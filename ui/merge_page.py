@@ -11,12 +11,12 @@ from gradio.components import Component
 from hub.client import Hub
 from hub.resolve import result_is_private
 from hub.search import MINIMUM, search_models
-from jobs.service import Preview
+from jobs.preview import Preview
 from merging.errors import InputError, MergeError, Problem
 from merging.method import find_method
 from merging.parent import Parent
 from merging.recipe import Recipe, recipe_from_link, recipe_from_yaml
-from ui import render
+from ui import browser, render
 from ui.desk import Desk
 from ui.forms import (
     ROWS,
@@ -25,7 +25,6 @@ from ui.forms import (
     Values,
     add_model,
     default_name,
-    empty_form,
     fill_form,
     hub_id,
     label,
@@ -34,6 +33,7 @@ from ui.forms import (
     problems_by_field,
     read_form,
     remove_model,
+    row_fields,
     shared_key,
     shared_parameters,
 )
@@ -42,13 +42,6 @@ from ui.parts import fragment, parameter_component
 from ui.security import spoken
 
 Updates = dict[Any, Any]
-KEEP_IN_ADDRESS = "(link) => { if (link) history.replaceState(history.state, '', link) }"  # survives sign-in and reload
-TYPED = "() => document.querySelector('#search input').value"  # Gradio's own event may repeat an older text
-ASK_AGAIN = """(asked) => {
-    const input = document.querySelector('#search input')
-    if (input === document.activeElement && input.value !== asked)
-        input.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true}))
-}"""  # letters typed while an answer was on its way
 NO_WORKER = "No worker is running at the moment: merges wait until there is one."
 SIGN_IN = Problem("Not signed in", "a merge is published under your own name", "Sign in at the top of this page")
 
@@ -70,8 +63,10 @@ class MergePage:
         self.draft = gr.State({"models": []})
         self.known = gr.State({})  # model -> Parent, as last resolved
         self.nonce = gr.State("")
-        self.named = gr.State("")  # the name that the form chose by itself
-        self.link = gr.Textbox(visible=False)
+        self.offer = gr.JSON(visible=False)  # what the server would write where people write, see `ui.browser`
+        self.named = gr.Textbox(visible=False)  # the name that the form wrote by itself
+        self.submitted = gr.JSON(visible=False)
+        self.picks = gr.Number(0, visible=False)  # how often something was chosen in the search
         self.asked = gr.Textbox(visible=False)  # what the search looked for last
         self.opening = fragment(elem_id="opening")
         self.worker = fragment(elem_id="worker")
@@ -100,7 +95,7 @@ class MergePage:
         )
         self.picked = fragment()
         for index in range(ROWS):
-            with gr.Column(visible=False, elem_classes="mm-model-row") as row:
+            with gr.Column(visible=False, elem_id=f"row-{index + 1}", elem_classes="mm-model-row") as row:
                 with gr.Row(equal_height=False):
                     self.row_texts.append(fragment(elem_id=f"model-{index + 1}"))
                     for parameter in model_parameters():
@@ -176,40 +171,39 @@ class MergePage:
             self.nonce,
             self.yaml,
             self.search,
+            self.picks,
             *self.controls.values(),
         }
-        shown: list[Any] = [
-            self.preview,
-            self.note,
-            self.worker,
-            self.parameters_note,
-            self.output_note,
-            self.yaml,
-            self.link,
-        ]
-        shown += [self.known, self.named, self.summary, *self.groups.values(), *self.row_texts]
-        shown += [self.controls["output.name"], self.controls["output.root"]]
-        form: list[Any] = [self.draft, *self.controls.values(), *self.rows, *self.row_texts]
-        form += [self.picked, self.search, self.yaml_note, self.opening, self.nonce, self.named]
+        shown: list[Any] = [self.preview, self.note, self.worker, self.parameters_note, self.output_note, self.offer]
+        shown += [self.known, self.summary, *self.groups.values(), *self.row_texts, self.controls["output.root"]]
+        form: list[Any] = [self.draft, *self.controls.values(), *self.rows, *self.row_texts, self.offer]
+        form += [self.picked, self.search, self.yaml_note, self.opening, self.nonce]
+        written = [self.named, *(self.controls[f"output.{one}"] for one in ("name", "owner", "root")), self.yaml]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
-        def refresh(event: Any) -> None:
-            event.then(self._preview, inputs, shown, concurrency_limit=8, **quiet).then(
-                None, self.link, None, js=KEEP_IN_ADDRESS, api_visibility="private"
-            )
+        def settle(event: Any) -> Any:
+            offered = [self.offer, self.controls["output.root"]]
+            return event.then(None, offered, written, js=browser.SETTLE, api_visibility="private")
 
-        asking: dict[str, Any] = {"js": TYPED, "queue": False, "trigger_mode": "once"}
+        def refresh(event: Any) -> None:
+            settle(settle(event).then(self._preview, inputs, shown, concurrency_limit=8, **quiet))
+
+        asking: dict[str, Any] = {"js": browser.TYPED, "queue": False, "trigger_mode": "once"}
         found = self.search.key_up(self._search, self.asked, [self.search, self.asked], **asking, **quiet)
-        found.then(None, self.asked, None, js=ASK_AGAIN, api_visibility="private")
-        refresh(self.search.input(self._pick, inputs, form, queue=False, **quiet))
+        found.then(None, self.asked, None, js=browser.ASK_AGAIN, api_visibility="private")
+        chosen = self.search.input(None, None, self.picks, js=browser.PICKS, api_visibility="private")
+        refresh(chosen.then(self._pick, inputs, form, queue=False, **quiet))
         for index, button in enumerate(self.removes):
             refresh(button.click(self._remover(index), inputs, form, queue=False, **quiet))
         refresh(self.load.click(self._load_yaml, inputs, form, **quiet))
-        refresh(page.load(self._open, inputs, form, **quiet))
+        opened = page.load(None, None, None, js=browser.OPEN, api_visibility="private")
+        refresh(opened.then(self._open, inputs, form, **quiet))
         for touched in self._touched():
-            event = touched(self._preview, inputs, shown, trigger_mode="always_last", concurrency_limit=8, **quiet)
-            event.then(None, self.link, None, js=KEEP_IN_ADDRESS, api_visibility="private")
-        self.view.wire(self.button.click(self._merge, inputs, [self.note, self.nonce, *self.view.outputs], **quiet))
+            settle(touched(self._preview, inputs, shown, trigger_mode="always_last", concurrency_limit=8, **quiet))
+        merging = [self.note, self.nonce, self.submitted, *self.view.outputs]
+        merged = self.button.click(self._merge, inputs, merging, **quiet)
+        merged.then(None, self.submitted, None, js=browser.SUBMITTED, api_visibility="private")
+        self.view.wire(merged)
 
     def _touched(self) -> Iterator[Callable[..., Any]]:
         """The events of a person's hand; leaving a text field counts, since Gradio may swallow a single paste."""
@@ -236,19 +230,23 @@ class MergePage:
         model = data[self.search]
         if not isinstance(model, str) or "/" not in model:
             return {self.picked: ""}
-        draft, values = self._read(data)
-        if draft["models"] and draft["models"][-1]["model"] == hub_id(model):  # Gradio tells of one pick twice
-            return {self.search: gr.Dropdown(value=None, choices=[])}
+        draft: Draft = data[self.draft]
+        done: Updates = {self.picked: "", self.search: gr.Dropdown(value=None, choices=[])}
+        pick = [data[self.picks], hub_id(model)]
+        if draft.get("pick") == pick:
+            return done  # Gradio tells of one pick twice
         try:
-            draft = add_model(draft, model)
+            draft = add_model(draft, model) | {"pick": pick}
         except InputError as error:
-            return {self.picked: render.problems(error.problems), self.search: gr.Dropdown(value=None, choices=[])}
-        return self._form(draft, values) | {self.picked: "", self.search: gr.Dropdown(value=None, choices=[])}
+            return done | {self.picked: render.problems(error.problems)}
+        return done | self._rows(draft)
 
     def _remover(self, index: int) -> Callable[[dict[Component, Any]], Updates]:
+        moved = [field.key for place in range(index, ROWS) for field in row_fields(place)]
+
         def remove(data: dict[Component, Any]) -> Updates:
             draft, values = remove_model(*self._read(data), index)
-            return self._form(draft, values) | {self.picked: ""}
+            return self._rows(draft) | {self.controls[key]: values[key] for key in moved} | {self.picked: ""}
 
         return remove
 
@@ -258,29 +256,26 @@ class MergePage:
             draft, values = fill_form(recipe_from_yaml(data[self.yaml] or ""))
         except InputError as error:
             return {self.yaml_note: render.problems(error.problems)}
-        kept = values["output.owner"] or data[self.controls["output.owner"]]
-        return self._form(draft, values | {"output.owner": kept}) | {self.yaml_note: "", self.named: ""}
+        return self._form(draft, values, data) | {self.yaml_note: ""}
 
     def _open(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """The page is opened: who is here, and which recipe the link holds. A link never submits."""
         with spoken():
             hub = self._desk.hub(token, request)
             identity = self._desk.identity_or_none(hub)
-            draft, values = empty_form()
-            note = ""
+            owner = identity.name if identity else None
+            updates: Updates = {self.opening: "", self.nonce: uuid.uuid4().hex, self.offer: {"owner": {"value": owner}}}
             try:
                 recipe = self._linked(dict(request.query_params), hub)
                 if recipe is not None:
                     draft, values = fill_form(recipe)
+                    updates |= self._form(draft, values | {"output.owner": owner}, data)
             except InputError as error:
-                note = render.problems(error.problems)
+                updates[self.opening] = render.problems(error.problems)
             except MergeError as error:
-                note = render.problems([error.problem])
-            owner = identity.name if identity else None
-            updates = self._form(draft, values | {"output.owner": owner})
+                updates[self.opening] = render.problems([error.problem])
             choices = list(identity.namespaces) if identity else []
-            updates[self.controls["output.owner"]] = gr.Dropdown(choices=choices, value=owner)
-            return updates | {self.opening: note, self.nonce: uuid.uuid4().hex}
+            return updates | {self.controls["output.owner"]: gr.Dropdown(choices=choices)}
 
     def _linked(self, query: Mapping[str, str], hub: Hub) -> Recipe | None:
         if query.get("recipe"):
@@ -299,7 +294,8 @@ class MergePage:
             updates |= {self.summary: render.method_summary(method), self.note: ""}
             updates[self.worker] = render.notice(NO_WORKER, "warning") if self._desk.worker_missing() else ""
             hub = self._desk.hub(token, request)
-            self._choose_name(updates, draft, values, data[self.named], hub)
+            offer: dict[str, Any] = {"nonce": data[self.nonce]}
+            self._choose_name(offer, draft, values, data[self.named], hub)
             known: dict[str, Parent] = data[self.known] or {}
             recipe, preview, problems = self._look(draft, values, hub)
             if recipe is not None and preview is not None:
@@ -309,13 +305,20 @@ class MergePage:
                     if parent is not None
                 }
                 updates |= self._seen(recipe, preview, hub)
+                offer |= {"link": render.recipe_link("", recipe), "yaml": recipe.to_yaml()}
+                offer["roots"] = list(recipe.tasks) if preview.plan.head_rule == "apart" else []
             else:
                 updates[self.preview] = (
                     render.impossible(problems)
                     if len(draft["models"]) > 1
                     else render.preview_wait(len(draft["models"]))
                 )
+            if not draft["models"]:
+                offer |= {"link": "", "yaml": ""}
+            if "yaml" in offer:
+                offer["yaml"] = {"value": offer["yaml"], "over": data[self.yaml] or ""}
             beside = problems_by_field(problems, method)
+            updates[self.offer] = offer
             updates[self.known] = known
             updates[self.parameters_note] = render.problems(beside.get("parameters", ()))
             updates[self.output_note] = render.problems(beside.get("output", ()))
@@ -360,24 +363,17 @@ class MergePage:
         )
         return {
             self.preview: shown if len(recipe.models) > 1 else render.preview_wait(1),
-            self.yaml: recipe.to_yaml(),
-            self.link: render.recipe_link("", recipe),
-            self.controls["output.root"]: gr.Dropdown(
-                choices=list(recipe.tasks),
-                value=recipe.output.root or recipe.tasks[0] if apart else None,
-                visible=apart,
-            ),
+            self.controls["output.root"]: gr.Dropdown(choices=list(recipe.tasks), visible=apart),
         }
 
-    def _choose_name(self, updates: Updates, draft: Draft, values: Values, chosen: str, hub: Hub) -> None:
-        """Name the result as long as nobody else did; a name that still fits is never sent again."""
+    def _choose_name(self, offer: dict[str, Any], draft: Draft, values: Values, named: str, hub: Hub) -> None:
+        """Offer a name for the result as long as nobody else gave one; a name that still fits is not offered again."""
         wanted = default_name([entry["model"] for entry in draft["models"]], values["merge_method"])
-        named = values["output.name"] or ""
-        if named not in ("", chosen) or re.fullmatch(rf"{re.escape(wanted)}(-\d+)?", named):
+        shown = values["output.name"] or ""
+        if shown not in ("", named) or re.fullmatch(rf"{re.escape(wanted)}(-\d+)?", shown):
             return
-        name = self._desk.free_name(hub, values["output.owner"] or "", wanted)
-        values["output.name"] = name
-        updates |= {self.controls["output.name"]: name, self.named: name}
+        values["output.name"] = self._desk.free_name(hub, values["output.owner"] or "", wanted)
+        offer["name"] = {"value": values["output.name"]}
 
     def _merge(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """The button: the job is queued, or what stands in its way is said beside the button."""
@@ -387,29 +383,40 @@ class MergePage:
             if not hub.signed_in:
                 return {self.note: render.problems([SIGN_IN])}
             try:
-                job = self._desk.submit(self._recipe(draft, values), hub, data[self.nonce])
+                recipe = self._recipe(draft, values)
+                job = self._desk.submit(recipe, hub, data[self.nonce])
             except InputError as error:
                 return {self.note: render.problems(error.problems)}
             except MergeError as error:
                 return {self.note: render.problems([error.problem])}
-            return {self.note: "", self.nonce: uuid.uuid4().hex} | self.view.show(job, hub, request)
+            nonce = uuid.uuid4().hex
+            submitted = {"nonce": nonce, "link": render.recipe_link("", recipe), "job": render.job_link(job)}
+            updates: Updates = {self.note: "", self.nonce: nonce, self.submitted: submitted}
+            return updates | self.view.show(job, hub, request)
 
     def _read(self, data: Mapping[Component, Any]) -> tuple[Draft, Values]:
         return data[self.draft], {key: data[control] for key, control in self.controls.items()}
 
-    def _form(self, draft: Draft, values: Values) -> Updates:
-        """The form with these values; rows without a model are hidden."""
-        updates: Updates = {control: values[key] for key, control in self.controls.items()}
+    def _form(self, draft: Draft, values: Values, data: Mapping[Component, Any]) -> Updates:
+        """The form with these values. Name and owner are offered: somebody may be typing one."""
+        typed = ("output.name", "output.owner")
+        updates: Updates = {control: values[key] for key, control in self.controls.items() if key not in typed}
+        offer = {
+            key.partition(".")[2]: {"value": values[key], "over": data[self.controls[key]] or "", "theirs": True}
+            for key in typed
+            if key == "output.name" or values[key]
+        }
         root = self.controls["output.root"]
         if values["output.root"]:
             updates[root] = gr.Dropdown(choices=[values["output.root"]], value=values["output.root"])
-        count = len(draft["models"])
+        return updates | self._rows(draft) | {self.offer: offer}
+
+    def _rows(self, draft: Draft) -> Updates:
+        """The models' rows; those without a model are hidden."""
+        updates: Updates = {self.draft: draft}
         for index in range(ROWS):
-            updates[self.rows[index]] = gr.Column(visible=index < count)
-            text = (
-                render.model_row(draft["models"][index]["model"], None, None, (), (), self._hub_url)
-                if index < count
-                else ""
-            )
+            model = draft["models"][index]["model"] if index < len(draft["models"]) else ""
+            updates[self.rows[index]] = gr.Column(visible=bool(model))
+            text = render.model_row(model, None, None, (), (), self._hub_url) if model else ""
             updates[self.row_texts[index]] = text
-        return updates | {self.draft: draft}
+        return updates

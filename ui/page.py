@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import JSONResponse
 
-from ui import methods_page, render
+from ui import browser, methods_page, render
 from ui.api import CALLS, add_calls
 from ui.desk import Desk
 from ui.job_page import JobPage
@@ -115,6 +115,7 @@ def build_app(desk: Desk, *, origins: frozenset[str] = frozenset(), site: str = 
 
 def _header(desk: Desk, blocks: gr.Blocks, here: str) -> None:
     """The line at the top of every page: where one is, where one can go, who one is."""
+    blocks.load(None, None, None, js=browser.PAGE_TITLE, api_visibility="private")
     with gr.Row(elem_classes="mm-header", equal_height=True):
         fragment(header_html(here))
         if desk.access.single_user:

@@ -327,9 +327,14 @@ def _job_line(one: Job, chosen: str, now: float | None) -> str:
     current = ' aria-current="true"' if one.id == chosen else ""
     about = f"{method_title(one.method)} of {plural(len(one.models), 'model')} · {ago(one.created, now)}"
     return (
-        f'<li><a href="/jobs?{urlencode({"id": one.id})}"{current}><b>{text(one.repo_id or one.id)}</b>'
+        f'<li><a href="{job_link(one)}"{current}><b>{text(one.repo_id or one.id)}</b>'
         f'{_status(one)}<span class="mm-quiet">{text(about)}</span></a></li>'
     )
+
+
+def job_link(one: Job) -> str:
+    """The page of one job."""
+    return f"/jobs?{urlencode({'id': one.id})}"
 
 
 def method_title(name: str) -> str:

@@ -106,7 +106,7 @@ def test_removing_a_model_moves_what_was_typed_below_it() -> None:
 @pytest.mark.parametrize(
     ("model", "sentence"),
     [
-        ("a/one", "a/one is picked already: a merge takes each model once. Pick another."),
+        ("a/one", "a/one is already in the list: a merge takes each model once. Pick another."),
         ("nonsense", "'nonsense' is not the name of a model. Write owner/name or owner/name@revision."),
         ("/etc/passwd/x", "'etc/passwd/x' is not the name of a model. Write owner/name or owner/name@revision."),
     ],
