@@ -4,15 +4,18 @@ A step runs at least once: what it does must be repeatable. It ends early when t
 process group is killed), and not at all when the worker is stopped: then it simply runs again at the next start.
 """
 
+import logging
 import os
 import shutil
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NoReturn
 
 from dbos import DBOS, DBOSClient
+from dbos._error import DBOSAwaitedWorkflowCancelledError
 
 from jobs.child import COMMAND, StageProcess, child_environment, scrub
 from jobs.job import STAGES, JobFailed, JobFolder, JobSpec, read_json, write_atomically
@@ -25,6 +28,8 @@ CANCEL_EVERY = 0.5  # seconds between two looks whether the job is still ours
 EVENT_EVERY = 0.5  # seconds between two progress events at least
 STARTS_LIMIT = 3  # a stage that ended its worker so often is not started again
 ENGINE_LIMIT = 100  # starts of one job that DBOS allows, whatever the reason
+
+log = logging.getLogger(__name__)
 
 
 class Disowned(Exception):
@@ -45,7 +50,8 @@ class Runner:
         self._stopping = threading.Event()
 
     def register(self) -> Callable[..., Any]:
-        """Give DBOS the workflow. Call once, before launch."""
+        """Give DBOS the workflow, and its log our filter. Call once, before launch."""
+        logging.getLogger("dbos").addFilter(in_one_line)
 
         def merge_job(spec: dict[str, Any]) -> dict[str, Any]:
             return self._run(JobSpec(**spec))
@@ -97,6 +103,8 @@ class Runner:
             self._hold_if_stopping()
             folder.starts.unlink(missing_ok=True)
             text = scrub(f"{type(error).__name__}: {error}")
+            where = scrub("".join(traceback.format_exception(error)))
+            log.error("job %s: the stage %s failed unexpectedly\n%s", folder.id, stage, where)
             folder.append_log(stage, text, "error")
             problem = Problem(f"The stage {stage} failed", text[:500], "Run the job again, or tell the operator")
             raise JobFailed(problem, stage, stage == "publish") from None
@@ -202,6 +210,22 @@ class Runner:
         """While the worker stops, a step must neither return nor raise: either would be recorded."""
         if self._stopping.is_set():
             _hold()
+
+
+def in_one_line(record: logging.LogRecord) -> bool:
+    """A filter of DBOS' log, which shows a traceback for each job that ends early: ours need only their reason."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, DBOSAwaitedWorkflowCancelledError):
+        reason = "it was cancelled"
+    elif isinstance(error, Disowned):
+        reason = "another worker has it now"
+    elif isinstance(error, JobFailed):
+        reason = " ".join(str(error).split())
+    else:
+        return True
+    record.msg, record.args = "job %s ended here: %s", (DBOS.workflow_id, reason)
+    record.exc_info = record.exc_text = None
+    return True
 
 
 def _hold() -> NoReturn:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,11 @@ class Workers:
         self.settings = Settings(home=home, jobs_per_user=50)
         self._all: list[subprocess.Popen[bytes]] = []
 
-    def start(self, slot: int = 0, *, fake: bool = True, endpoint: str | None = None) -> subprocess.Popen[bytes]:
-        """A worker process; its own words go to `worker.log` in the home."""
-        command = [sys.executable, str(HERE / "fake_stages.py")] if fake else []
+    def start(
+        self, slot: int = 0, *, fake: bool = True, endpoint: str | None = None, command: Sequence[str] = ()
+    ) -> subprocess.Popen[bytes]:
+        """A worker process; its own words go to `worker.log` in the home. `command` starts its stages."""
+        command = command or ([sys.executable, str(HERE / "fake_stages.py")] if fake else [])
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         environment |= {"HF_ENDPOINT": endpoint} if endpoint else {}
         with (self.home / "worker.log").open("ab") as log:
@@ -43,6 +45,11 @@ class Workers:
             )
         self._all.append(process)
         return process
+
+    @property
+    def log(self) -> str:
+        """What all workers have said so far."""
+        return (self.home / "worker.log").read_text()
 
     def stop(self) -> None:
         """Kill what is left."""

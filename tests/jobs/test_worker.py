@@ -87,6 +87,8 @@ def test_cancel_of_a_running_job_stops_it_within_two_seconds(workers: Workers, s
     assert service.get(id, "ann").status == "cancelled"
     queue(service, "job2")
     assert ended(service, "job2").status == "done"
+    assert f"job {id} ended here: it was cancelled" in workers.log
+    assert (workers.log.count("ended here"), "Traceback" in workers.log) == (1, False)
 
 
 def test_cancel_of_a_waiting_job_is_immediate(workers: Workers, service: JobService) -> None:
@@ -140,6 +142,17 @@ def test_a_failed_stage_says_why_without_secrets(workers: Workers, service: JobS
     assert {stage.name: stage.status for stage in job.stages}["check"] == "failed"
     assert not job.publishable
     assert not JobFolder(workers.home, job.id).output.exists()
+    assert f"job {job.id} ended here: check went wrong with ***: it was told to. Tell it otherwise." in workers.log
+    assert (workers.log.count("ended here"), "Traceback" in workers.log) == (1, False)
+
+
+def test_an_unexpected_error_keeps_its_traceback(workers: Workers, service: JobService) -> None:
+    """In the worker's log, once; the owner reads one sentence."""
+    workers.start(command=["/nowhere/at/all"])
+    job = ended(service, queue(service, "job1"))
+    assert job.error.startswith("The stage pin failed: FileNotFoundError: ")
+    assert workers.log.count("Traceback") == 1
+    assert "in _execute_child" in workers.log
 
 
 def test_a_failed_publication_keeps_the_result(workers: Workers, service: JobService) -> None:
