@@ -10,9 +10,10 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import typer
 
@@ -20,6 +21,12 @@ from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress
 from merging.recipe import Calibration, ModelEntry, Recipe, recipe_from_yaml, valid_repo_id
 from settings import Settings, parse_size
+
+if TYPE_CHECKING:
+    from jobs.preview import Preview
+
+for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+    os.environ.setdefault(name, "1")  # the libraries read it at import; `follow` shows our own bars
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 Result = TypeVar("Result")
@@ -87,22 +94,34 @@ def methods(json_: Json = False) -> None:
 @command
 def plan(recipe: RecipeFile, json_: Json = False) -> None:
     """What a merge would do, from headers alone; exit 2 and the problems if it cannot work."""
-    from hub.client import hub_of_this_machine
-    from hub.resolve import resolve
-    from merging.plan import disk_problem, make_plan
-
-    wish = read_recipe(recipe)
-    resolved = resolve(hub_of_this_machine(), wish, folders_allowed=True).raise_if_impossible()
-    made = make_plan(resolved.recipe, resolved.parents)
-    space = disk_problem(made, shutil.disk_usage(".").free)
-    problems = [*resolved.problems, *made.problems, *([space] if space else [])]
-    errors = [problem for problem in problems if problem.severity == "error"]
+    try:
+        preview = _preview(read_recipe(recipe))
+        if preview.errors:
+            raise InputError.of(preview.errors)
+    except InputError as error:
+        if json_:
+            print(json.dumps({"possible": False, "problems": [problem.as_dict() for problem in error.problems]}))
+        raise
     if json_:
-        print(json.dumps({**made.as_dict(), "possible": not errors, "problems": [p.as_dict() for p in problems]}))
+        print(json.dumps({**preview.plan.as_dict(), "problems": [problem.as_dict() for problem in preview.problems]}))
     else:
-        _print_plan(made.as_dict(), [p for p in problems if p.severity == "warning"])
-    if errors:
-        raise InputError.of(errors)
+        _print_plan(preview.plan.as_dict(), preview.problems)
+
+
+def _preview(recipe: Recipe) -> "Preview":
+    """The preview of a recipe on this machine, and of the place where it wants its result, if it names one."""
+    from hub.client import LOG_IN, hub_of_this_machine
+    from jobs.preview import make_preview
+
+    hub, named = hub_of_this_machine(), recipe.output.repo_id is not None
+    preview = make_preview(
+        recipe, hub, free=shutil.disk_usage(".").free, folders_allowed=True, with_output=named and hub.signed_in
+    )
+    if not named or hub.signed_in:
+        return preview
+    what = f"Whether the result can become {recipe.output.repo_id} is not known"
+    note = Problem(what, "nobody is signed in", LOG_IN, "output.repo_id", "warning")
+    return replace(preview, problems=(*preview.problems, note))
 
 
 def _print_plan(data: dict[str, Any], warnings: Iterable[Problem]) -> None:
@@ -318,15 +337,31 @@ def demo(once: Annotated[bool, typer.Option(help="End after the link.")] = False
 
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a file or in standard input; folders and files in it are relative to the file."""
-    try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text()
-    except (OSError, UnicodeDecodeError):
-        raise InputError(f"{path} cannot be read", "it is not a text file here", "Check the path", "recipe") from None
-    recipe = recipe_from_yaml(text)
+    recipe = recipe_from_yaml(_text_of(path))
     for index, entry in enumerate(recipe.models):
         if not entry.is_folder and (path.parent / entry.model).is_dir():
             _hint_at_folder(entry.model, f"models.{index}.model")
     return recipe.model_copy(update={"models": tuple(_absolute(entry, path.parent) for entry in recipe.models)})
+
+
+def _text_of(path: Path) -> str:
+    """The text of a recipe file. Raises InputError with its path."""
+    name = "The standard input" if str(path) == "-" else str(path)
+    try:
+        text = (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode()
+    except IsADirectoryError:
+        raise InputError(f"{name} is a folder", "a recipe is a YAML file", "Name the file in it", "recipe") from None
+    except FileNotFoundError:
+        raise InputError(f"{name} cannot be read", "there is no such file", "Check the path", "recipe") from None
+    except OSError as error:
+        why = (error.strerror or type(error).__name__).lower()
+        raise InputError(f"{name} cannot be read", why, "Check the path", "recipe") from None
+    except UnicodeDecodeError:
+        why = "it is not text in UTF-8"
+        raise InputError(f"{name} is no recipe", why, "Name a YAML file, or save it as UTF-8", "recipe") from None
+    if not text.strip():
+        raise InputError(f"{name} is empty", "", "Begin with `merge_method:` and `models:`", "recipe")
+    return text
 
 
 def _hint_at_folder(name: str, where: str) -> None:
@@ -358,7 +393,8 @@ def follow(work: Generator[Progress, None, Result]) -> Result:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-    with Bars(console=Console(stderr=True), transient=True) as bars:
+    console = Console(stderr=True)
+    with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
         bar, stage = None, ""
         while True:
             try:

@@ -31,6 +31,8 @@ from merging.errors import InputError, MergeError
 RepoType = Literal["model", "dataset", "space"]
 CLIENT_ERRORS = (HfHubHTTPError, HFValidationError, EntryNotFoundError, httpx2.HTTPError, OSError)
 UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
+LOG_IN = "Run `hf auth login`, or set HF_TOKEN"
+LOG_IN_AGAIN = "Mend HF_TOKEN if it is set, else run `hf auth login`"  # HF_TOKEN goes before a login
 
 
 class SignInNeeded(InputError):
@@ -46,11 +48,13 @@ class Hub:
     """The Hub at `endpoint` (None: the library's own) as the owner of `token` sees it; `False` is nobody.
 
     `scopes` are those that the sign-in granted, where the caller knows them; None when it does not.
+    `own_machine`: who asks is at a shell, and signs in there and on no page.
     """
 
     endpoint: str | None = None
     token: str | Literal[False] = field(default=False, repr=False)
     scopes: frozenset[str] | None = None
+    own_machine: bool = False
 
     def __post_init__(self) -> None:
         if self.token is not False and not self.token:
@@ -76,14 +80,24 @@ class Hub:
         """The Hub's address without a final slash."""
         return (self.endpoint or constants.ENDPOINT).rstrip("/")
 
+    def advice(self, page: str, shell: str = LOG_IN) -> str:
+        """What to do about a sign-in: in the words of a page, or of a shell where there is none."""
+        return shell if self.own_machine else page
+
     def lacks(self, *scopes: str) -> bool:
         """True when the sign-in is known to carry none of these scopes."""
         return self.scopes is not None and not self.scopes & set(scopes)
 
 
 def hub_of_this_machine() -> Hub:
-    """The Hub as the owner of this machine's own token sees it (`hf auth login` or HF_TOKEN), else as anybody."""
-    return Hub(None, get_token() or False)
+    """The Hub as the owner of this machine's own token sees it (`hf auth login` or HF_TOKEN), else as anybody.
+
+    Raises SignInNeeded for a token that cannot be sent.
+    """
+    token = get_token()
+    if token and not (token.isascii() and token.isprintable()):
+        raise SignInNeeded("Your token is not valid", "it holds characters that no token has", LOG_IN_AGAIN)
+    return Hub(None, token or False, own_machine=True)
 
 
 def safe_path(path: str) -> bool:
@@ -166,7 +180,8 @@ def scope_in(text: str) -> str:
 def _not_found(hub: Hub, repo_id: str, where: str) -> InputError:
     what = f"{repo_id} does not exist, or it is private"
     if not hub.signed_in:
-        return InputError(what, "nobody is signed in", "Check the name, or sign in to use a private model", where)
+        fix = hub.advice("sign in to use a private model", "for a private model run `hf auth login` or set HF_TOKEN")
+        return InputError(what, "nobody is signed in", f"Check the name, or {fix}", where)
     if hub.lacks("read-repos", "write-repos", "manage-repos"):
         return InputError(
             what,
@@ -180,7 +195,8 @@ def _not_found(hub: Hub, repo_id: str, where: str) -> InputError:
 def _gated(hub: Hub, error: GatedRepoError, repo_id: str, where: str) -> InputError:
     what, page = f"{repo_id} is gated", f"{hub.url}/{repo_id}"
     if not hub.signed_in:
-        return InputError(what, "nobody is signed in", f"Sign in, and ask for access at {page}", where)
+        fix = hub.advice("Sign in", "Run `hf auth login` or set HF_TOKEN")
+        return InputError(what, "nobody is signed in", f"{fix}, and ask for access at {page}", where)
     if scope_in(server_words(error)) or hub.lacks("gated-repos", "read-repos", "write-repos", "manage-repos"):
         return InputError(what, "the scope gated-repos was not granted", "Sign in again and grant gated-repos", where)
     return InputError(what, "its owner has not let you in", f"Ask for access at {page}", where)
@@ -190,8 +206,9 @@ def _refused(hub: Hub, error: HfHubHTTPError, repo_id: str, where: str) -> Merge
     status, words = error.response.status_code, server_words(error)
     if status == 401:
         if hub.signed_in:
-            return SignInNeeded("Your sign-in has run out", "the Hub refuses it", "Sign in again", where)
-        return SignInNeeded("Not signed in", f"{repo_id} is not open to everybody", "Sign in", where)
+            what = hub.advice("Your sign-in has run out", "Your token is not valid")
+            return SignInNeeded(what, "the Hub refuses it", hub.advice("Sign in again", LOG_IN_AGAIN), where)
+        return SignInNeeded("Not signed in", f"{repo_id} is not open to everybody", hub.advice("Sign in"), where)
     if status == 429:
         return HubUnavailable("The Hub asks to slow down", words, "Try again in a few minutes")
     if status >= 500:
@@ -201,7 +218,7 @@ def _refused(hub: Hub, error: HfHubHTTPError, repo_id: str, where: str) -> Merge
         return InputError(
             f"The Hub refused {repo_id}",
             f"the scope {scope} was not granted",
-            f"Sign in again and grant {scope}",
+            hub.advice(f"Sign in again and grant {scope}", f"{LOG_IN} to a token that has it"),
             where,
         )
     if status == 403:

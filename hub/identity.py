@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from hub.client import Hub, SignInNeeded, explained
+from hub.client import LOG_IN, Hub, SignInNeeded, explained
 from merging.errors import InputError, Problem
 
 WRITING_ROLES = ("admin", "write", "contributor")
@@ -34,7 +34,7 @@ class Identity:
 def require_signed_in(hub: Hub) -> Identity:
     """The owner of the token. Raises SignInNeeded without one, or when it has run out."""
     if not hub.signed_in:
-        raise SignInNeeded("Not signed in", "a merge is published under your own name", "Sign in first")
+        raise SignInNeeded("Not signed in", "a merge is published under your own name", hub.advice("Sign in first"))
     with explained(hub, "your account"):
         facts = hub.api.whoami(cache=False)
     auth: dict[str, Any] = facts.get("auth") or {}
@@ -57,7 +57,7 @@ whoami = require_signed_in  # whoever asks who somebody is needs them signed in
 def writing_problem(identity: Identity, owner: str, where: str) -> Problem | None:
     """Why this person cannot make a repo under `owner`; None when they can, a warning when it cannot be known."""
     if identity.read_only:
-        return Problem("Your token can only read", "publishing makes a repo", "Sign in with a token that writes", where)
+        return Problem("Your token can only read", "publishing makes a repo", f"{LOG_IN} to one that writes", where)
     if identity.scopes is not None and not identity.scopes & set(CREATE_SCOPES):
         return Problem(
             "This sign-in may not make repos",

@@ -21,7 +21,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from hub.client import CLIENT_ERRORS, Hub, SignInNeeded, explain, explained, safe_path, server_words
+from hub.client import CLIENT_ERRORS, LOG_IN_AGAIN, Hub, SignInNeeded, explain, explained, safe_path, server_words
 from hub.datasets import is_local
 from hub.identity import raise_unless_writable, whoami
 from hub.resolve import repo_exists, taken
@@ -213,9 +213,9 @@ def _commit(hub: Hub, folder: Path, files: Sequence[str], repo_id: str, repo: _R
 def _failed(hub: Hub, error: Exception, repo_id: str, repo: _Repo | None) -> MergeError:
     """Why publishing ended, and how things stand."""
     if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code == 401:
-        return SignInNeeded(
-            "Your sign-in has run out", "the result is kept and waits to be published", "Sign in again and publish"
-        )
+        what = hub.advice("Your sign-in has run out", "Your token is not valid")
+        fix = hub.advice("Sign in again and publish", f"{LOG_IN_AGAIN}, and publish again")
+        return SignInNeeded(what, "the result is kept and waits to be published", fix)
     words = server_words(error) if isinstance(error, HfHubHTTPError) else str(explain(hub, error, repo_id).problem.what)
     state = f"{repo_id} exists and is empty" if repo is None or repo.pristine else f"{repo_id} has been changed since"
     return PublishFailed(f"{repo_id} could not be published", words, f"The result is kept and {state}: publish again")

@@ -120,7 +120,8 @@ def check_output(hub: Hub, recipe: Recipe, identity: Identity | None = None) -> 
     """
     where, repo_id = "output.repo_id", recipe.output.repo_id
     if not hub.signed_in:
-        return [Problem("Not signed in", "a merge is published under your own name", "Sign in first", where)]
+        fix = hub.advice("Sign in first")
+        return [Problem("Not signed in", "a merge is published under your own name", fix, where)]
     if repo_id is None:
         return [Problem("The result has no name", "a merge becomes a new repo", "Name it owner/name", where)]
     if not valid_repo_id(repo_id):

@@ -18,6 +18,7 @@ from jobs import stages
 from jobs.job import JobFolder, read_json, write_atomically
 from jobs.stages import StageContext, collect_statistics, read_rows
 from merging.checkpoint import open_parent
+from merging.device import pick_device
 from merging.engine import Report
 from merging.errors import InputError
 from merging.evaluate import Score, accuracy
@@ -80,6 +81,7 @@ def merge_here(
 
     Until then everything is in `<out>.work`, from which an interrupted merge of the same recipe goes on.
     """
+    pick_device(device)  # before anything is made
     out, work = out.resolve(), work_folder(out)
     folder = JobFolder(work, "merge")
     with _claimed(work):
@@ -112,6 +114,7 @@ def collect_here(
     hub: Hub, kind: str, model: str, wish: Calibration, out: Path, *, device: str = "auto"
 ) -> Generator[Progress, None, Path]:
     """Gram or Fisher statistics of a model of the Hub, or of a folder, into the new file `out`."""
+    pick_device(device)
     with TemporaryDirectory(prefix="merge-", dir=out.resolve().parent) as name:
         folder, parent = yield from local_model(hub, model, Path(name))
         return (
@@ -134,6 +137,7 @@ def evaluate_here(
     hub: Hub, models: Sequence[str], wish: Calibration, *, label_column: str | None, device: str = "auto"
 ) -> Generator[Progress, None, dict[str, Score]]:
     """Accuracy of each classifier on the same labelled rows; `folder/task` or `owner/name:task` names one head."""
+    pick_device(device)
     scores: dict[str, Score] = {}
     with TemporaryDirectory(prefix="merge-") as name:
         rows = read_rows(hub, wish, Path(name) / "cache", files_allowed=True, label_column=label_column)
@@ -145,7 +149,13 @@ def evaluate_here(
             repo, _, task = model.partition(":")
             folder, _ = yield from local_model(hub, repo, Path(name) / str(number), task=task)
             scores[model] = accuracy(
-                folder, labelled, batch_size=wish.batch_size, max_length=wish.max_length, device=device
+                folder,
+                labelled,
+                batch_size=wish.batch_size,
+                max_length=wish.max_length,
+                device=device,
+                name=model,
+                data=wish.data,
             )
     return scores
 
@@ -163,14 +173,20 @@ def local_model(
     """The files of one model on this disk: the folder that it is, or fetched into `target`."""
     entry = ModelEntry(model=model)
     if entry.is_folder or Path(model).is_dir():
-        folder = Path(model).expanduser() / task
-        return folder, open_parent(model, folder)
+        folder = Path(model).expanduser()
+        if task and not (folder / task).is_dir():
+            raise _no_task(model, task)
+        return folder / task, open_parent(f"{model}:{task}" if task else model, folder / task)
     wish: dict[str, Any] = {"merge_method": "average", "models": [{"model": model}]}
     parent = resolve(hub, recipe_from_dict(wish)).raise_if_impossible().parents[0]
     files = make_plan(recipe_from_dict(wish), [parent]).fetch[0]
     if task:
         files = tuple(name for name in parent.files if name.startswith(f"{task}/"))
         if not files:
-            raise InputError(f"{model} has no task {task}", "no such folder in it", "Name one of its folders", "models")
+            raise _no_task(model, task)
     yield from fetch(hub, parent, files, target)
     return target / task, parent
+
+
+def _no_task(model: str, task: str) -> InputError:
+    return InputError(f"{model} has no task {task}", "no such folder in it", "Name one of its folders", "models")

@@ -7,20 +7,18 @@ answers as if there were none.
 import shutil
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from dbos._sys_db import WorkflowStatus
 
 from hub.client import Hub
 from hub.identity import whoami
-from hub.resolve import Resolved, check_output, resolve
+from hub.resolve import Resolved
 from jobs.job import STAGES, Job, JobFailed, JobFolder, JobSpec, JobStatus, StageState, job_id, read_json
+from jobs.preview import Preview, make_preview
 from jobs.store import ACTIVE, QUEUE, WORKFLOW, Store, a_worker_lives
 from jobs.upkeep import clean_expired, is_stranded, stranded
 from merging.errors import InputError, Problem
-from merging.parent import Parent
-from merging.plan import Plan, disk_problem, make_plan
 from merging.progress import Progress
 from merging.recipe import Recipe, recipe_from_yaml
 from settings import Settings
@@ -36,23 +34,6 @@ STATUS: dict[str, JobStatus] = {
 }
 HISTORY = 100  # jobs in a user's list
 PRIORITY = 5  # of 1..9; a job without one would go first
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What would happen, known without reading a weight."""
-
-    plan: Plan
-    recipe: Recipe  # pinned
-    parents: tuple[Parent, ...]
-    problems: tuple[Problem, ...]  # of models, plan, disk and output together
-    weights: tuple[float, ...]  # each model's share after normalisation
-    found: tuple[Parent | None, ...] = ()  # one per model, None where it could not be resolved
-
-    @property
-    def errors(self) -> tuple[Problem, ...]:
-        """The problems that make it impossible."""
-        return tuple(problem for problem in self.problems if problem.severity == "error")
 
 
 class JobService:
@@ -78,20 +59,9 @@ class JobService:
         resolved: Resolved | None = None,
     ) -> Preview:
         """Plan from headers alone, of what was `resolved` or is now. Bad input is in `problems`, not raised."""
-        if resolved is None:
-            resolved = resolve(hub, recipe, folders_allowed=folders_allowed)
-        problems = list(resolved.problems)
-        if any(problem.severity == "error" for problem in problems):
-            plan = Plan(resolved.recipe, tuple(problems))
-        else:
-            plan = make_plan(resolved.recipe, resolved.parents)
-            problems += plan.problems
-            too_large = disk_problem(plan, shutil.disk_usage(self._store.home).free)
-            problems += [too_large] if too_large else []
-        if with_output:
-            problems += check_output(hub, recipe)
-        return Preview(
-            plan, resolved.recipe, resolved.parents, tuple(problems), recipe.effective_weights, resolved.found
+        free = shutil.disk_usage(self._store.home).free
+        return make_preview(
+            recipe, hub, free=free, folders_allowed=folders_allowed, with_output=with_output, resolved=resolved
         )
 
     def submit(self, recipe: Recipe, hub: Hub, *, nonce: str = "", folders_allowed: bool = False) -> Job:

@@ -91,8 +91,86 @@ def test_plan(shell: Shell) -> None:
     done = shell.run("plan", shell.recipe("./one", "./three"), rc=2)
     assert done.stdout == ""
     assert "three is not a folder: nothing is there. Check the path." in done.stderr
-    done = shell.run("plan", "nowhere.yaml", rc=2)
-    assert done.stderr == "error: nowhere.yaml cannot be read: it is not a text file here. Check the path.\n"
+
+
+def test_an_impossible_plan_is_its_problems_and_nothing_else(shell: Shell) -> None:
+    """A recipe that cannot be read, models that do not fit: exit 2, one object or one sentence each."""
+    bad = shell.folder / "bad.yaml"
+    bad.write_text("merge_method: regmaen\nmodels: [./one]\nseed: x\n")
+    done = shell.run("plan", bad, "--json", rc=2)
+    told = json.loads(done.stdout)
+    assert (told.keys(), told["possible"]) == ({"possible", "problems"}, False)
+    assert [problem["where"] for problem in told["problems"]] == ["seed"]
+    assert done.stderr == f"error: {told['problems'][0]['text']}\n"
+    other = save_tiny(shell.folder / "gpt", "gpt2").name
+    done = shell.run("plan", shell.recipe("./one", f"./{other}"), rc=2)
+    assert done.stdout == ""
+    assert done.stderr.splitlines()
+    assert all(line.startswith("error: ") for line in done.stderr.splitlines())
+
+
+def test_plan_looks_at_the_name_of_the_result(shell: Shell, api: HfApi) -> None:
+    """Taken, not ours or no name at all; who is not signed in is told that nobody knows."""
+
+    def said(repo_id: str, rc: int = 2, **environment: str) -> str:
+        recipe = shell.recipe("./one", "./two", output={"repo_id": repo_id})
+        done = shell.run("plan", recipe, "--json", rc=rc, **environment)
+        return " ".join(problem["text"] for problem in json.loads(done.stdout)["problems"])
+
+    api.create_repo("ann/taken")
+    assert said("ann/free", rc=0) == ""
+    assert said("ann/taken").startswith("ann/taken exists already")
+    assert said("others/free").startswith("You may not write to others: you are ann.")
+    assert "a repo id is owner/name" in said("no name")
+    assert said("ann/taken", rc=0, HF_TOKEN="") == (
+        "Whether the result can become ann/taken is not known: nobody is signed in. "
+        "Run `hf auth login`, or set HF_TOKEN."
+    )
+
+
+def test_folders_are_planned_without_a_hub(shell: Shell) -> None:
+    """No output in the recipe: nobody is asked."""
+    shell.run("plan", shell.recipe("./one", "./two"), HF_ENDPOINT="http://127.0.0.1:9")
+
+
+def test_a_recipe_that_cannot_be_read_is_named(shell: Shell) -> None:
+    """Missing, a folder, empty, not text: each is one sentence with the path."""
+    (shell.folder / "empty.yaml").write_text(" \n")
+    (shell.folder / "latin.yaml").write_bytes("models: [./zwölf]".encode("latin-1"))
+    sentences = {
+        "nowhere.yaml": "nowhere.yaml cannot be read: there is no such file. Check the path.",
+        "one": "one is a folder: a recipe is a YAML file. Name the file in it.",
+        "empty.yaml": "empty.yaml is empty. Begin with `merge_method:` and `models:`.",
+        "latin.yaml": "latin.yaml is no recipe: it is not text in UTF-8. Name a YAML file, or save it as UTF-8.",
+        "latin.yaml/x": "latin.yaml/x cannot be read: not a directory. Check the path.",
+    }
+    for name, sentence in sentences.items():
+        assert shell.run("plan", name, rc=2).stderr == f"error: {sentence}\n"
+
+
+def test_a_token_that_does_not_do_is_told_with_the_way_to_a_better_one(shell: Shell) -> None:
+    """None, a wrong one, one that cannot be sent: the sentence names the command and the variable."""
+    recipe = shell.recipe("ann/hidden", "./two")
+    done = shell.run("plan", recipe, rc=2, HF_TOKEN="")
+    assert done.stderr == (
+        "error: ann/hidden does not exist, or it is private: nobody is signed in. "
+        "Check the name, or for a private model run `hf auth login` or set HF_TOKEN.\n"
+    )
+    again = "Mend HF_TOKEN if it is set, else run `hf auth login`.\n"
+    refused = f"error: Your token is not valid: the Hub refuses it. {again}"
+    assert shell.run("plan", recipe, rc=2, HF_TOKEN="hf_wrong").stderr == refused
+    assert shell.run("jobs", rc=2, HF_TOKEN="hf_wrong").stderr == refused
+    done = shell.run("jobs", rc=2, HF_TOKEN="hf_wröng")
+    assert done.stderr == f"error: Your token is not valid: it holds characters that no token has. {again}"
+
+
+def test_a_device_that_is_not_there_leaves_nothing(shell: Shell) -> None:
+    """Refused before anything is made."""
+    before = sorted(shell.folder.iterdir())
+    recipe = shell.recipe("./one", "./two")
+    done = shell.run("merge", recipe, "out", "--device", "cuda", rc=2, CUDA_VISIBLE_DEVICES="")
+    assert done.stderr == "error: device cuda: this machine has none that torch can use. Use cpu or auto.\n"
+    assert sorted(shell.folder.iterdir()) == sorted([*before, recipe])
 
 
 def test_a_folder_without_a_dot(shell: Shell) -> None:
@@ -165,6 +243,19 @@ def test_evaluate(shell: Shell) -> None:
     assert told["./one"]["total"] == 4
     done = shell.run("evaluate", "./one", "--data", "rows.jsonl", "--label-column", "nope", rc=2)
     assert (done.stdout, "has no column 'nope'" in done.stderr) == ("", True)
+
+
+def test_evaluate_names_things_as_their_user_does(shell: Shell, api: HfApi) -> None:
+    """A model of the Hub, a folder, a task: never the folder that they lie in for the time being."""
+    api.create_repo("ann/one")
+    api.upload_folder(repo_id="ann/one", folder_path=shell.folder / "one")
+    (shell.folder / "rows.jsonl").write_text(json.dumps({"text": "one", "label": "maybe"}))
+    end = "its labels are no, yes. Use data with the model's own label names.\n"
+    for model in ("./one", "ann/one"):
+        done = shell.run("evaluate", model, "--data", "rows.jsonl", rc=2)
+        assert done.stderr == f"error: {model} has no label 'maybe', which stands in rows.jsonl: {end}"
+        done = shell.run("evaluate", f"{model}:banking", "--data", "rows.jsonl", rc=2)
+        assert done.stderr == (f"error: {model} has no task banking: no such folder in it. Name one of its folders.\n")
 
 
 def test_paths_in_a_recipe_are_relative_to_it(shell: Shell, tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""What a merge would do, and all that is wrong with it: for the page, the queue and the command line alike."""
+
+from dataclasses import dataclass
+
+from hub.client import Hub
+from hub.resolve import Resolved, check_output, resolve
+from merging.errors import Problem
+from merging.parent import Parent
+from merging.plan import Plan, disk_problem, make_plan
+from merging.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What would happen, known without reading a weight."""
+
+    plan: Plan
+    recipe: Recipe  # pinned
+    parents: tuple[Parent, ...]
+    problems: tuple[Problem, ...]  # of models, plan, disk and output together
+    weights: tuple[float, ...]  # each model's share after normalisation
+    found: tuple[Parent | None, ...] = ()  # one per model, None where it could not be resolved
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that make it impossible."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+
+def make_preview(
+    recipe: Recipe,
+    hub: Hub,
+    *,
+    free: int,
+    folders_allowed: bool = False,
+    with_output: bool = True,
+    resolved: Resolved | None = None,
+) -> Preview:
+    """Plan from headers alone, of what was `resolved` or is now; `free` is the room on the disk in bytes.
+
+    Bad input is in `problems`, not raised. Raises HubUnavailable and SignInNeeded. `with_output` looks at the
+    place that the result goes to.
+    """
+    if resolved is None:
+        resolved = resolve(hub, recipe, folders_allowed=folders_allowed)
+    problems = list(resolved.problems)
+    if any(problem.severity == "error" for problem in problems):
+        plan = Plan(resolved.recipe, tuple(problems))
+    else:
+        plan = make_plan(resolved.recipe, resolved.parents)
+        problems += plan.problems
+        too_large = disk_problem(plan, free)
+        problems += [too_large] if too_large else []
+    if with_output:
+        problems += check_output(hub, recipe)
+    return Preview(plan, resolved.recipe, resolved.parents, tuple(problems), recipe.effective_weights, resolved.found)
