@@ -119,6 +119,7 @@ def serve(app: object, host: str, port: int, *, behind_proxy: bool) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(1024)  # whoever comes at once waits for the page, instead of being refused
     except OSError as error:
         raise InputError(f"Port {port} cannot be used", error.strerror or "", "Set MERGE_PORT") from None
     keeper = WorkerKeeper()
