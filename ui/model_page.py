@@ -94,14 +94,16 @@ def _section(title: str, body: str) -> str:
 def _parents(merged: MergedModel, hub_url: str) -> str:
     text = render.text
     folders = dict(zip(merged.recipe.tasks, merged.recipe.models, strict=True))
-    rows = "".join(
-        f"<tr><td>{render.link(f'{hub_url}/{quote(entry.repo_id)}', entry.repo_id)}</td>"
-        f"<td>{share:.1%}</td><td><code>{text((entry.revision or '')[:8])}</code></td>"
-        f"<td>{f'<code>{text(task)}/</code>' if task in merged.folders else ''}</td></tr>"
+    rows = [
+        (
+            render.link(f"{hub_url}/{quote(entry.repo_id)}", entry.repo_id),
+            f"{share:.1%}",
+            f"<code>{text(entry.revision[:8])}</code>" if entry.revision else "",
+            f"<code>{text(task)}/</code>" if task in merged.folders else "",
+        )
         for (task, entry), share in zip(folders.items(), merged.recipe.effective_weights, strict=False)
-    )
-    head = "<tr><th>Model</th><th>Share</th><th>Revision</th><th>Head</th></tr>"
-    return f'<div class="mm-scroll"><table><thead>{head}</thead><tbody>{rows}</tbody></table></div>'
+    ]
+    return render.table(("Model", "Share", "Revision", "Head"), rows)
 
 
 def _method(merged: MergedModel) -> str:

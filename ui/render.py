@@ -366,6 +366,18 @@ def method_table() -> str:
     return "".join(_method(method) for method in methods())
 
 
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Rows of cells that are HTML already. On a phone each row stands as a block, its cells named by the head."""
+    body = "".join(
+        f"<tr><th scope=row>{row[0]}</th>"
+        + "".join(f'<td data-head="{text(name)}">{cell}</td>' for name, cell in zip(head[1:], row[1:], strict=True))
+        + "</tr>"
+        for row in rows
+    )
+    names = "".join(f"<th scope=col>{text(name)}</th>" for name in head)
+    return f'<div class="mm-scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
 def prose(words: str) -> str:
     """A paragraph of a docstring: its `names` as code."""
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", text(words, 4000))
@@ -378,21 +390,17 @@ def _method(method: MergeMethod) -> str:
         "Models": f"at least {method.minimum_models}, {most} models",
         "Needs": ", ".join(NEED_NAMES.get(need, need) for need in sorted(method.needs)) or "nothing else",
     }
-    rows = "".join(
-        f"<tr><th scope=row>{text(label(one))}</th><td>{text(one.option.help)}</td><td>{text(one.range)}</td>"
-        f"<td><code>{text(one.default)}</code></td></tr>"
+    rows = [
+        (text(label(one)), text(one.option.help), text(one.range), f"<code>{text(one.default)}</code>")
         for one in method.parameters
-    )
-    table = (
-        '<div class="mm-scroll"><table><thead><tr><th>Parameter</th><th>What it does</th><th>Values</th>'
-        f"<th>Default</th></tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    ]
+    parameters = table(("Parameter", "What it does", "Values", "Default"), rows)
     paragraphs = "\n".join(method.doc.splitlines()[1:]).strip().split("\n\n")
     doc = "".join(f"<p class=mm-doc>{prose(paragraph)}</p>" for paragraph in paragraphs if paragraph)
     broken = "".join(f"<li>{text(law)}: {text(reason, 500)}</li>" for law, reason in method.breaks.items())
     laws = f"<p>It does not keep, on purpose:</p><ul>{broken}</ul>" if broken else ""
     return (
         f'<section class="mm-card" id="{text(method.name)}"><h2>{text(method.title)}</h2>'
-        f"<p>{text(method.summary, 500)}</p><p><small>{paper(method)}</small></p>{definitions(facts)}{table}"
+        f"<p>{text(method.summary, 500)}</p><p><small>{paper(method)}</small></p>{definitions(facts)}{parameters}"
         f"{doc}{laws}</section>"
     )

@@ -181,12 +181,15 @@ def test_a_phone_needs_no_horizontal_scroll(site: Any, browser: Browser, scheme:
         "/jobs": "#jobs li",
         "/methods": "#regmean",
         f"/model?id={site.models[0]}": "#merged li",
+        "/model?id=bea/minilm-regmean": "#merged table",
     }
     for address, landmark in addresses.items():
         page.goto(site.url + address)
         expect(page.locator(landmark).first).to_be_visible()
         widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert widths == [390, 390], address
+        for box in page.locator(".mm-scroll").all():
+            assert box.evaluate("box => box.scrollWidth - box.clientWidth") == 0, address
         box = page.locator("#sign-in").bounding_box()
         nav = page.locator(".mm-header nav").bounding_box()
         assert box
