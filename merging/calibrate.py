@@ -1,28 +1,31 @@
-"""Gram and Fisher statistics from a model in a local folder and a list of texts.
+"""Gram and Fisher statistics from a model in a local folder and a list of examples (see `merging.loading`).
 
     for progress in collect("gram", Path("model"), texts, Path("gram.safetensors"), examples=600): ...
 
-Grams come from modules (`nn.Linear`, transformers' `Conv1D`) and are keyed by the weight's name on disk, which is
-proven by value (`merging.naming`). Text only; the model has to fit in memory (twice for Fisher).
+Grams come from modules (`nn.Linear`, transformers' `Conv1D`, patch projections, experts) and are keyed by the weight's
+name on disk, which is proven by value (`merging.naming`). The model has to fit in memory (twice for Fisher).
 """
 
-from collections.abc import Generator, Sequence
+import re
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from merging.architecture import architecture_of
+from merging.architecture import GENERIC, architecture_of
 from merging.checkpoint import Checkpoint, sha256_of
 from merging.errors import InputError
+from merging.experts import ExpertLayer, find_experts
 from merging.fishers import FisherCollector, output_of
-from merging.grams import GramCollector, SharingChanged, shared_inputs
-from merging.loading import Loaded, batches, encode, load
+from merging.grams import GramCollector, Masks, SharingChanged, shared_inputs
+from merging.loading import Example, Loaded, batches, encode, load
 from merging.naming import Names, prove_names
 from merging.progress import Progress
+from merging.roles import Kind as RoleKind
 from merging.statistics import Provenance, write_fisher, write_gram
 
 Kind = Literal["gram", "fisher"]
@@ -31,7 +34,7 @@ Kind = Literal["gram", "fisher"]
 def collect(
     kind: Kind,
     folder: Path,
-    texts: Sequence[str],
+    texts: Sequence[Example],
     out: Path,
     *,
     examples: int = 600,
@@ -50,12 +53,13 @@ def collect(
     statistics can be collected for, or when it gives NaN.
     """
     chosen = choose_texts(texts, examples, seed)
-    attention = "eager" if kind == "fisher" else "sdpa"
+    attention = "eager" if kind == "fisher" else None
     loaded = load(folder, max_length=max_length, device=device, attention=attention, name=model)
     checkpoint = Checkpoint(folder)
     try:
         parameters = dict(loaded.model.named_parameters())
         names = prove_names(parameters, checkpoint, getattr(loaded.model, "base_model_prefix", ""))
+        experts = find_experts(loaded.model, checkpoint)
     finally:
         checkpoint.close()
     provenance = Provenance(
@@ -71,13 +75,13 @@ def collect(
     )
     with _exact_products():
         if kind == "gram":
-            return (yield from _collect_gram(loaded, names, chosen, batch_size, provenance, out))
+            return (yield from _collect_gram(loaded, names, experts, chosen, batch_size, provenance, out))
         return (yield from _collect_fisher(loaded, names, chosen, provenance, out))
 
 
-def choose_texts(texts: Sequence[str], examples: int, seed: int) -> list[str]:
+def choose_texts(texts: Sequence[Example], examples: int, seed: int) -> list[Example]:
     """`examples` different rows of `texts`, drawn by `seed`; all where there are fewer. Blank ones do not count."""
-    real = [text for text in texts if text.strip()]
+    real = [text for text in texts if not isinstance(text, str) or text.strip()]
     if not real or examples < 1:
         raise InputError("There is no text to calibrate with", "every row is empty", "Give at least one sentence")
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -90,20 +94,55 @@ def linear_layers(loaded: Loaded, names: Names) -> dict[str, nn.Module]:
     Left out is what the architecture does not call linear. A head that is tied to the embeddings is the embeddings'
     parameter and goes by their name, so it is left out, too.
     """
-    architecture = architecture_of(loaded.config)
+    architecture = architecture_of(loaded.config) or GENERIC
     layers: dict[str, nn.Module] = {}
     for name, module in loaded.model.named_modules():
         disk = names.disk.get(f"{name}.weight")
-        if not isinstance(module, nn.Linear | Conv1D) or disk is None:
+        if disk is None or not isinstance(module, nn.Linear | Conv1D | nn.Conv2d):
             continue
-        role = architecture.role(disk, tuple(module.weight.shape)) if architecture else None
-        if role is not None and role.kind == ("conv1d" if isinstance(module, Conv1D) else "linear"):
+        if architecture.role(disk, tuple(module.weight.shape)).kind == _kind(module):
             layers[disk] = module
     return layers
 
 
+def _kind(module: nn.Module) -> RoleKind:
+    if isinstance(module, nn.Linear):
+        return "linear"
+    if isinstance(module, Conv1D):
+        return "conv1d"
+    assert isinstance(module, nn.Conv2d)
+    plain = module.kernel_size == module.stride and module.groups == 1 and module.dilation == (1, 1)
+    return "patch" if plain and module.padding in ((0, 0), "valid") else "other"
+
+
+def sides_of(loaded: Loaded, layers: Iterable[str]) -> dict[str, str]:
+    """Which mask says what is real in each layer's input, by disk name; see `merging.grams.Masks`."""
+    architecture = architecture_of(loaded.config) or GENERIC
+
+    def side(name: str) -> str:
+        if re.search(architecture.vision, name):
+            return "image"
+        if architecture.sequence_pairs:
+            return "encoder" if re.search(architecture.encoder, name) else "decoder"
+        return "text"
+
+    return {name: side(name) for name in layers}
+
+
+def masks_of(inputs: Mapping[str, Tensor]) -> Masks:
+    """The masks of one batch. A decoder without a mask of its own is fed with the encoder's text."""
+    text = inputs.get("attention_mask")
+    return Masks(text=text, encoder=text, decoder=inputs.get("decoder_attention_mask", text))
+
+
 def _collect_gram(
-    loaded: Loaded, names: Names, texts: Sequence[str], size: int, provenance: Provenance, out: Path
+    loaded: Loaded,
+    names: Names,
+    experts: Sequence[ExpertLayer],
+    examples: Sequence[Example],
+    size: int,
+    provenance: Provenance,
+    out: Path,
 ) -> Generator[Progress, None, Path]:
     layers = linear_layers(loaded, names)
     if not layers:
@@ -113,7 +152,7 @@ def _collect_gram(
     alone: set[str] = set()
     while True:
         try:
-            collector = yield from _run_gram(loaded, layers, texts, size, alone)
+            collector = yield from _run_gram(loaded, layers, experts, examples, size, alone)
             break
         except SharingChanged as changed:
             alone.add(changed.key)  # one more pass, in which this layer has a Gram of its own
@@ -127,34 +166,35 @@ def _collect_gram(
 
 
 def _run_gram(
-    loaded: Loaded, layers: dict[str, nn.Module], texts: Sequence[str], size: int, alone: set[str]
+    loaded: Loaded,
+    layers: dict[str, nn.Module],
+    experts: Sequence[ExpertLayer],
+    examples: Sequence[Example],
+    size: int,
+    alone: set[str],
 ) -> Generator[Progress, None, GramCollector]:
     done, model = 0, loaded.model
     if set(layers.values()) <= set(model.base_model.modules()):
         model = model.base_model  # scores of a whole vocabulary for every token would cost more than all else
     with torch.inference_mode():
-        probe = {
-            name: tensor.to(loaded.device) for name, tensor in encode(loaded, texts[:1], return_tensors="pt").items()
-        }
-        collector = GramCollector(layers, shared_inputs(layers, lambda: model(**probe), alone))
-        for chosen, inputs in batches(loaded, texts, size):
-            with collector.watch(inputs["attention_mask"]):
+        probe = encode(loaded, examples[:1])
+        groups = shared_inputs(layers, lambda: model(**probe), alone)
+        collector = GramCollector(layers, groups, sides_of(loaded, layers), experts)
+        for chosen, inputs in batches(loaded, examples, size):
+            with collector.watch(masks_of(inputs)):
                 model(**inputs)
             done += len(chosen)
-            yield Progress("calibrate", done, len(texts), "examples", "Gram matrices")
+            yield Progress("calibrate", done, len(examples), "examples", "Gram matrices")
     return collector
 
 
 def _collect_fisher(
-    loaded: Loaded, names: Names, texts: Sequence[str], provenance: Provenance, out: Path
+    loaded: Loaded, names: Names, texts: Sequence[Example], provenance: Provenance, out: Path
 ) -> Generator[Progress, None, Path]:
     output = output_of(loaded.model)
     collector = FisherCollector(loaded.model, list(names.disk), output)
     for index, text in enumerate(texts):
-        inputs = {
-            name: tensor.to(loaded.device) for name, tensor in encode(loaded, [text], return_tensors="pt").items()
-        }
-        collector.add(inputs, torch.Generator().manual_seed(provenance.seed * 1_000_003 + index))
+        collector.add(encode(loaded, [text]), torch.Generator().manual_seed(provenance.seed * 1_000_003 + index))
         if index % 10 == 9 or index + 1 == len(texts):
             yield Progress("calibrate", index + 1, len(texts), "examples", "Fisher information")
     values = {names.disk[name]: value for name, value in collector.means().items()}

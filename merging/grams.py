@@ -2,61 +2,98 @@
 
 Float32 products are added up in float64. Layers that are fed the same tensor (q, k, v; gate, up) share one Gram:
 that is seen from the tensors themselves, in every batch. Rows of padding do not count. An input that is not one
-row per token (a pooler's, a classifier's) counts with all its rows. A layer called twice counts both inputs.
-What is not covered: `F.linear` on a weight (no hook fires), experts, convolutions.
+row per token (a pooler's, a classifier's) counts with all its rows; one that no example is part of (DeBERTa's relative
+positions) counts once for each example. A layer called twice counts both inputs. A convolution whose patches do not
+overlap is a linear layer on flattened patches; experts see the tokens that are sent to them (`merging.experts`).
+What is not covered: `F.linear` on a weight (no hook fires), other convolutions.
 """
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from merging.errors import MergeError
+from merging.experts import ExpertLayer
 
 BLOCK = 768  # columns; a wider layer is done by blocks of the upper triangle
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which rows of a layer's input are real: 1 for a real token, (batch, tokens), by the side that the layer is on."""
+
+    text: Tensor | None = None
+    encoder: Tensor | None = None
+    decoder: Tensor | None = None
+    image: None = None  # every patch is real
+
+    def of(self, side: str) -> Tensor | None:
+        """The mask of that side; None when all rows count."""
+        mask: Tensor | None = getattr(self, side)
+        return mask
 
 
 class GramCollector:
     """Sums x xᵀ over the batches that `model(**inputs)` is run on inside `watch`."""
 
-    def __init__(self, modules: Mapping[str, nn.Module], groups: Mapping[str, str]) -> None:
-        """`modules` by key; `groups` maps each key to the key whose Gram it shares (itself when alone)."""
-        self.modules, self.groups = modules, groups
+    def __init__(
+        self,
+        modules: Mapping[str, nn.Module],
+        groups: Mapping[str, str],
+        sides: Mapping[str, str] | None = None,
+        experts: Sequence[ExpertLayer] = (),
+    ) -> None:
+        """`modules` by key; `groups` maps each key to the key whose Gram it shares (itself when alone).
+
+        `sides` says which of the masks is that of a key's layer, "text" where it is silent.
+        """
+        self.modules, self.sides, self.experts = modules, sides or {}, experts
+        self.groups = {**groups, **{name: key for layer in experts for name, key in layer.aliases.items()}}
         self.sums: dict[str, Tensor] = {}  # (in, in) float64, upper triangle
-        self.tokens: dict[str, int] = dict.fromkeys(groups.values(), 0)
+        self.tokens: dict[str, int] = dict.fromkeys(self.groups.values(), 0)
 
     @contextmanager
-    def watch(self, mask: Tensor) -> Iterator[None]:
-        """Collect from the forward passes within. `mask` is (batch, tokens), 1 for a real token.
+    def watch(self, masks: Masks) -> Iterator[None]:
+        """Collect from the forward passes within.
 
         Raises SharingChanged when layers that shared their input before do not share it now.
         """
-        with _inputs(self.modules) as calls, _watched(self.modules, self._add(mask)):
+        with (
+            _inputs(self.modules) as calls,
+            _watched(self.modules, self._add(masks)),
+            _expert_calls(self.experts, masks.text, self._add_rows),
+        ):
             yield
-        for key, leader in self.groups.items():
-            if calls[key] != calls[leader]:
+        for key in self.modules:
+            if calls[key] != calls[self.groups[key]]:
                 raise SharingChanged(key)
 
-    def _add(self, mask: Tensor) -> Callable[[str, Tensor], None]:
+    def _add(self, masks: Masks) -> Callable[[str, Tensor], None]:
         def add(key: str, x: Tensor) -> None:
             if self.groups[key] == key:
-                rows = real_rows(x, mask)
-                self.tokens[key] += len(rows)
-                self._accumulate(key, rows)
+                rows, times = real_rows(patches(self.modules[key], x), masks.of(self.sides.get(key, "text")))
+                self._add_rows(key, rows, times)
 
         return add
 
-    def _accumulate(self, key: str, rows: Tensor) -> None:
+    def _add_rows(self, key: str, rows: Tensor, times: int = 1) -> None:
+        self.tokens[key] += times * len(rows)
+        self._accumulate(key, rows, times)
+
+    def _accumulate(self, key: str, rows: Tensor, times: int) -> None:
         n = rows.shape[1]
         if key not in self.sums:
             self.sums[key] = torch.zeros(n, n, dtype=torch.float64, device=rows.device)
         total = self.sums[key]
         for begin in range(0, n, BLOCK):  # the lower triangle beyond a block stays 0
             left = rows[:, begin : begin + BLOCK]
-            total[begin : begin + BLOCK, begin:] += left.T @ rows[:, begin:]
+            product = left.T @ rows[:, begin:]
+            total[begin : begin + BLOCK, begin:] += product if times == 1 else times * product.double()
 
     def means(self) -> dict[str, Tensor]:
         """G by key, (in, in) float32 on the CPU, upper triangle. Empties the sums; layers never called are left out."""
@@ -87,11 +124,25 @@ def shared_inputs(modules: Mapping[str, nn.Module], run: Callable[[], Any], alon
     return groups
 
 
-def real_rows(x: Tensor, mask: Tensor) -> Tensor:
-    """The rows of a layer's input that count, (rows, in) float32. `mask` is (batch, tokens)."""
+def real_rows(x: Tensor, mask: Tensor | None) -> tuple[Tensor, int]:
+    """The rows of a layer's input that count, (rows, in) float32, and how many times each of them does.
+
+    `mask` is (batch, tokens); None when all rows count.
+    """
     rows = x.reshape(-1, x.shape[-1]).float()
-    per_token = x.shape[:-1] == mask.shape or (x.dim() == 2 and len(rows) == mask.numel())
-    return rows[mask.reshape(-1).bool()] if per_token else rows
+    if mask is None:
+        return rows, 1
+    if x.shape[:-1] == mask.shape or (x.dim() == 2 and len(rows) == mask.numel()):
+        return rows[mask.reshape(-1).bool()], 1
+    alone = x.dim() == 3 and len(x) == 1 and len(mask) > 1  # the same for every example of the batch
+    return rows, len(mask) if alone else 1
+
+
+def patches(module: nn.Module, x: Tensor) -> Tensor:
+    """The input of a layer with its features last; (batch, patches, channels · height · width) for a convolution."""
+    if not isinstance(module, nn.Conv2d):
+        return x
+    return nn.functional.unfold(x, module.kernel_size, stride=module.stride).transpose(1, 2)
 
 
 @contextmanager
@@ -129,6 +180,29 @@ def _watched(modules: Mapping[str, nn.Module], see: Callable[[str, Tensor], None
     try:
         for key, module in modules.items():
             handles.append(module.register_forward_pre_hook(hook(key), with_kwargs=True))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _expert_calls(
+    layers: Sequence[ExpertLayer], mask: Tensor | None, see: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call `see(key, rows)` for every expert before each forward pass of its layer."""
+
+    def hook(layer: ExpertLayer) -> Callable[..., None]:
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            assert mask is not None, "experts are fed with tokens"
+            for key, rows in layer.rows(args, kwargs, mask):
+                if len(rows):
+                    see(key, rows)
+
+        return before
+
+    handles = [layer.module.register_forward_pre_hook(hook(layer), with_kwargs=True) for layer in layers]
+    try:
         yield
     finally:
         for handle in handles:

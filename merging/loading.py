@@ -1,6 +1,8 @@
-"""A model and its tokenizer from a local folder, and texts as batches: for statistics and evaluation only.
+"""A model from a local folder, and examples as batches for it: for statistics and evaluation only.
 
-The merge path never loads a model this way. Nothing is fetched, no code of the repo is run, no pickle is opened.
+An example is a text; for an encoder-decoder a text, or (text, target); for a vision model an image; for CLIP
+(image, text). The merge path never loads a model this way. Nothing is fetched, no code of the repo is run, no pickle
+is opened.
 """
 
 import json
@@ -14,26 +16,36 @@ import torch
 import transformers
 from torch import Tensor
 
+from merging.architecture import GENERIC, architecture_of
 from merging.device import pick_device
 from merging.errors import InputError
+from merging.roles import NEVER
 
 Device = Literal["auto", "cpu", "cuda"]
+Reads = Literal["text", "pairs", "images", "images and text"]
+Example = Any  # str | (str, str) | PIL.Image.Image | (PIL.Image.Image, str)
+ANSWER = 32  # tokens that a model writes itself where an example has no target
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A transformers model in float32 and eval mode on `device`, with its tokenizer and config.json."""
+    """A transformers model in float32 and eval mode on `device`, with what turns examples into inputs."""
 
     model: Any
-    tokenizer: Any
+    tokenizer: Any  # None for a model that reads images alone
+    processor: Any  # of images; None for a model that reads text alone
     config: dict[str, Any]
+    reads: Reads
     device: torch.device
     max_length: int  # tokens that the model can take, and not more than were asked for
 
 
-def load(folder: Path, *, max_length: int, device: str = "auto", attention: str = "sdpa", name: str = "") -> Loaded:
+def load(
+    folder: Path, *, max_length: int, device: str = "auto", attention: str | None = None, name: str = ""
+) -> Loaded:
     """Load the class that config.json names (a bare body where it names none). Raises InputError.
 
+    `attention` is transformers' name of an implementation; the fastest that the class has when it is None.
     `name` is what the user calls the model, for errors; by default the folder's.
     """
     name = name or folder.name
@@ -45,47 +57,96 @@ def load(folder: Path, *, max_length: int, device: str = "auto", attention: str 
             f"{name} is a {chosen[:100]}", "transformers has no such class", "Use a model that it can load"
         )
     place = pick_device(device)
+    reads = _reads(config)
     log = transformers.utils.logging
     quiet = log.get_verbosity()
     log.set_verbosity(logging.ERROR)
+    options = {"local_files_only": True, "trust_remote_code": False}
+    tokenizer = processor = None
     try:
         model = kind.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation=attention,
+            folder, dtype=torch.float32, use_safetensors=True, attn_implementation=attention, **options
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        if reads != "images":
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+        if reads.startswith("images"):
+            processors: Any = transformers.AutoImageProcessor
+            processor = processors.from_pretrained(folder, backend="pil", **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        words = reason[0].replace(str(folder), name)[:300]
-        raise InputError(f"{name} does not load", words, "Check its files") from None
+        raise InputError(f"{name} does not load", reason[0][:300], "Check its files") from None
     finally:
         log.set_verbosity(quiet)
-    _give_padding(model, tokenizer, name)
-    return Loaded(model.to(place).eval(), tokenizer, config, place, _length(model, tokenizer, max_length))
+    if tokenizer is not None:
+        _give_padding(model, tokenizer, name)
+    length = _length(model, tokenizer, max_length) if tokenizer is not None else max_length
+    return Loaded(model.to(place).eval(), tokenizer, processor, config, reads, place, length)
 
 
-def batches(loaded: Loaded, texts: Sequence[str], size: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-    """(indices of the texts, model inputs) of `size` texts at a time, longest first, so that little is padding.
+def batches(loaded: Loaded, examples: Sequence[Example], size: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+    """(indices of the examples, model inputs) of `size` examples at a time, longest first: little is padding.
 
     Padding stands on the right: positions of real tokens are then the same with and without it.
     """
-    lengths = [len(ids) for ids in encode(loaded, texts)["input_ids"]]
-    order = sorted(range(len(texts)), key=lambda index: (-lengths[index], index))
+    order = list(range(len(examples)))
+    if loaded.reads in ("text", "pairs"):
+        texts = [example if isinstance(example, str) else example[0] for example in examples]
+        lengths = [len(ids) for ids in _tokens(loaded, texts)["input_ids"]]
+        order.sort(key=lambda index: (-lengths[index], index))
     for begin in range(0, len(order), size):
         chosen = order[begin : begin + size]
-        inputs = encode(loaded, [texts[index] for index in chosen], padding=True, return_tensors="pt")
-        yield chosen, {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
+        yield chosen, encode(loaded, [examples[index] for index in chosen])
 
 
-def encode(loaded: Loaded, texts: Sequence[str], **options: Any) -> Any:
-    """The texts as token ids, cut to the model's length."""
-    return loaded.tokenizer(
-        list(texts), truncation=True, max_length=loaded.max_length, return_attention_mask=True, **options
+def encode(loaded: Loaded, examples: Sequence[Example]) -> dict[str, Tensor]:
+    """A batch of examples as the model's inputs, on its device; texts are cut to its length."""
+    if loaded.reads == "text":
+        inputs = _tokens(loaded, examples, padding=True, return_tensors="pt")
+    elif loaded.reads == "pairs":
+        return _pairs(loaded, examples)
+    elif loaded.reads == "images":
+        inputs = loaded.processor(list(examples), return_tensors="pt")
+    else:
+        inputs = _tokens(loaded, [text for _, text in examples], padding=True, return_tensors="pt")
+        inputs |= loaded.processor([image for image, _ in examples], return_tensors="pt")
+    return {name: tensor.to(loaded.device) for name, tensor in inputs.items()}
+
+
+def _pairs(loaded: Loaded, examples: Sequence[Example]) -> dict[str, Tensor]:
+    """Texts and targets, shifted as in training (teacher forcing); the model's own answer where there is no target."""
+    texts = [example if isinstance(example, str) else example[0] for example in examples]
+    inputs = {
+        name: tensor.to(loaded.device)
+        for name, tensor in _tokens(loaded, texts, padding=True, return_tensors="pt").items()
+        if name in ("input_ids", "attention_mask")
+    }
+    if all(not isinstance(example, str) for example in examples):
+        targets = _tokens(loaded, [target for _, target in examples], padding=True, return_tensors="pt")
+        labels, mask = targets["input_ids"].to(loaded.device), targets["attention_mask"].to(loaded.device)
+    else:
+        labels = loaded.model.generate(**inputs, max_new_tokens=ANSWER, do_sample=False, num_beams=1)[:, 1:]
+        ends = (labels == loaded.model.generation_config.eos_token_id).cumsum(1)
+        mask = ((ends == 0) | ((ends == 1) & (labels == loaded.model.generation_config.eos_token_id))).long()
+    shifted = loaded.model.prepare_decoder_input_ids_from_labels(labels=labels)
+    return inputs | {"decoder_input_ids": shifted, "decoder_attention_mask": mask}
+
+
+def _tokens(loaded: Loaded, texts: Sequence[str], **options: Any) -> dict[str, Any]:
+    return dict(
+        loaded.tokenizer(
+            list(texts), truncation=True, max_length=loaded.max_length, return_attention_mask=True, **options
+        )
     )
+
+
+def _reads(config: dict[str, Any]) -> Reads:
+    architecture = architecture_of(config) or GENERIC
+    name = str((config.get("architectures") or [""])[0])
+    if architecture.vision != NEVER:
+        return "images" if not architecture.vision else "images and text"
+    if architecture.sequence_pairs and not name.endswith(("Classification", "Answering", "EncoderModel")):
+        return "pairs"
+    return "text"
 
 
 def _config(folder: Path, name: str) -> dict[str, Any]:

@@ -11,31 +11,85 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqr
 WORDS = ["one", "two", "three", "a", "b", "c"]
 
 
+SIZES: dict[str, Any] = {
+    "vocab_size": len(VOCABULARY),
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+}
+GROUPED: dict[str, Any] = SIZES | {"num_key_value_heads": 2, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
+IMAGE: dict[str, Any] = {
+    **{key: SIZES[key] for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")},
+    "image_size": 16,
+    "patch_size": 8,
+}
+PAIRS: dict[str, Any] = {
+    "vocab_size": len(VOCABULARY),
+    "d_model": 32,
+    "pad_token_id": 0,
+    "eos_token_id": 3,
+    "decoder_start_token_id": 0,
+}
+T5: dict[str, Any] = PAIRS | {"d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+BART: dict[str, Any] = PAIRS | {
+    "bos_token_id": 2,
+    "encoder_layers": 2,
+    "decoder_layers": 2,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 48,
+    "decoder_ffn_dim": 48,
+    "max_position_embeddings": 64,
+}
+DEBERTA: dict[str, Any] = SIZES | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+# model type (a note in brackets tells variants apart) -> what its tiny config is made from
+TINY: dict[str, dict[str, Any]] = {
+    "bert": SIZES,
+    "roberta": SIZES | {"pad_token_id": 0},
+    "distilbert": {"vocab_size": len(VOCABULARY), "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48},
+    "deberta": DEBERTA | {"pooler_hidden_size": 32},
+    "deberta-v2": DEBERTA
+    | {"share_att_key": True, "position_buckets": 8, "norm_rel_ebd": "layer_norm", "pooler_hidden_size": 32},
+    "electra": SIZES | {"embedding_size": 16},
+    "mpnet": SIZES | {"pad_token_id": 0},
+    "modernbert": SIZES | {"pad_token_id": 0, "global_attn_every_n_layers": 2, "cls_token_id": 2, "sep_token_id": 3},
+    "t5": T5,
+    "t5 (gated)": T5 | {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False},
+    "bart": BART,
+    "gpt2": {
+        "vocab_size": len(VOCABULARY),
+        "n_embd": 32,
+        "n_layer": 2,
+        "n_head": 4,
+        "n_positions": 64,
+        "pad_token_id": 0,
+    },
+    "llama": GROUPED,
+    "mistral": GROUPED,
+    "qwen2": GROUPED,
+    "qwen3": GROUPED | {"head_dim": 8},
+    "gemma": GROUPED | {"head_dim": 8},
+    "gemma2": GROUPED | {"head_dim": 8},
+    "gemma3_text": GROUPED | {"head_dim": 8},
+    "phi": SIZES | {"pad_token_id": 0},
+    "phi3": GROUPED,
+    "mixtral": GROUPED | {"num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen3_moe": GROUPED | {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24},
+    "vit": IMAGE,
+    "clip": {
+        "text_config": SIZES | {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+        "vision_config": IMAGE,
+        "projection_dim": 16,
+    },
+}
+
+
 def tiny_config(kind: str, **changes: Any) -> Any:
-    """The config of a tiny model: `bert`, `llama` or `gpt2`."""
-    size = len(VOCABULARY)
-    if kind == "bert":
-        return transformers.BertConfig(
-            vocab_size=size,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=48,
-            max_position_embeddings=64,
-            **changes,
-        )
-    if kind == "llama":
-        return transformers.LlamaConfig(
-            vocab_size=size,
-            hidden_size=32,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            intermediate_size=48,
-            max_position_embeddings=64,
-            **changes,
-        )
-    return transformers.GPT2Config(vocab_size=size, n_embd=32, n_layer=2, n_head=4, n_positions=64, **changes)
+    """The config of a tiny model of a model type."""
+    name = kind.partition(" ")[0]
+    return transformers.AutoConfig.for_model(name, **TINY[kind] | changes)
 
 
 def save_tiny(
@@ -48,19 +102,16 @@ def save_tiny(
     shard_size: str = "1GB",
     **changes: Any,
 ) -> Path:
-    """Save a tiny random model with a tokenizer into `folder`: a classifier, or a causal LM without labels.
+    """Save a tiny random model with its tokenizer or image processor into `folder`.
 
-    All seeds share the base of seed 0 and differ by a small change, as fine-tunes do.
+    A classifier, or without labels a language model (of the kind its type is made for). All seeds share the base of
+    seed 0 and differ by a small change, as fine-tunes do.
     """
     if labels:
         changes["id2label"] = dict(enumerate(labels))
         changes["label2id"] = {label: index for index, label in enumerate(labels)}
-    if kind == "gpt2":
-        changes.setdefault("pad_token_id", 0)
-    if kind == "llama":
-        changes.setdefault("pad_token_id", 0)
     config = tiny_config(kind, **changes)
-    loader = transformers.AutoModelForSequenceClassification if labels else transformers.AutoModelForCausalLM
+    loader = _loader(config.model_type, bool(labels))
     torch.manual_seed(0)
     model = loader.from_config(config)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -68,16 +119,40 @@ def save_tiny(
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
-    save_tokenizer(folder)
+    if config.model_type != "vit":
+        save_tokenizer(folder, ends=config.model_type in ("t5", "bart"))
+    if config.model_type in ("vit", "clip"):
+        size = {"height": 16, "width": 16} if config.model_type == "vit" else {"shortest_edge": 16}
+        kept = {"size": size} | ({"crop_size": 16} if config.model_type == "clip" else {})
+        processors: Any = (
+            transformers.ViTImageProcessorPil if config.model_type == "vit" else transformers.CLIPImageProcessorPil
+        )
+        processors(**kept).save_pretrained(folder)
     return folder
 
 
-def save_tokenizer(folder: Path) -> None:
-    """A word-level tokenizer of VOCABULARY."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+def _loader(model_type: str, labels: bool) -> Any:
+    if model_type == "vit":
+        return transformers.AutoModelForImageClassification
+    if model_type == "clip":
+        return transformers.AutoModel
+    if labels:
+        return transformers.AutoModelForSequenceClassification
+    if model_type in ("t5", "bart"):
+        return transformers.AutoModelForSeq2SeqLM
+    encoder = model_type in ("bert", "roberta", "distilbert", "deberta", "deberta-v2", "electra", "mpnet", "modernbert")
+    return transformers.AutoModelForMaskedLM if encoder else transformers.AutoModelForCausalLM
+
+
+def save_tokenizer(folder: Path, *, ends: bool = False) -> None:
+    """A word-level tokenizer of VOCABULARY; `ends` puts [SEP] behind each text."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    if ends:
+        template = processors.TemplateProcessing(single="$A [SEP]", special_tokens=[("[SEP]", 3)])
+        tokenizer.post_processor = template
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="[UNK]",
@@ -95,4 +170,15 @@ def sentences(count: int, seed: int = 0, longest: int = 12) -> list[str]:
     return [
         " ".join(WORDS[i] for i in torch.randint(len(WORDS), (length,), generator=generator).tolist())
         for length in lengths
+    ]
+
+
+def pictures(count: int, seed: int = 0) -> list[Any]:
+    """Random images of 20 x 16 points."""
+    from PIL import Image
+
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        Image.fromarray(torch.randint(0, 256, (16, 20, 3), generator=generator, dtype=torch.uint8).numpy())
+        for _ in range(count)
     ]

@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from merging.calibrate import choose_texts, collect
 from merging.errors import InputError
 from merging.fishers import CLASSES, FisherCollector
-from merging.grams import GramCollector, SharingChanged, real_rows, shared_inputs
+from merging.grams import GramCollector, Masks, SharingChanged, real_rows, shared_inputs
 from merging.naming import prove_names
 from merging.progress import Progress
 from merging.statistics import Statistics, check_values
@@ -148,9 +148,9 @@ def test_sharing_is_checked_in_every_batch() -> None:
     assert groups == {"a": "a", "b": "a", "c": "c"}
     collector = GramCollector(modules, groups)
     mask = torch.ones(1, 2)
-    with collector.watch(mask):
+    with collector.watch(Masks(mask)):
         model(torch.ones(1, 2, 3))
-    with pytest.raises(SharingChanged) as error, collector.watch(mask):
+    with pytest.raises(SharingChanged) as error, collector.watch(Masks(mask)):
         model(-torch.ones(1, 2, 3))
     assert error.value.key == "b"
     assert shared_inputs(modules, lambda: model(torch.ones(1, 2, 3)), {"b"})["b"] == "b"
@@ -161,11 +161,11 @@ def test_a_layer_called_twice_counts_both_inputs_and_hooks_are_removed() -> None
     model = Turns()
     collector = GramCollector({"c": model.c}, {"c": "c"})
     x, mask = torch.rand(2, 3, 3), torch.tensor([[1, 1, 0], [1, 0, 0]])
-    with collector.watch(mask):
+    with collector.watch(Masks(mask)):
         model(x)
     rows = torch.cat([model.a(x)[mask.bool()], model.b(x)[mask.bool()]]).double()
     torch.testing.assert_close(collector.means()["c"].double(), rows.T @ rows / 6, rtol=1e-6, atol=1e-7)
-    with pytest.raises(RuntimeError), collector.watch(mask):
+    with pytest.raises(RuntimeError), collector.watch(Masks(mask)):
         model(torch.rand(2, 3, 5))
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -173,10 +173,11 @@ def test_a_layer_called_twice_counts_both_inputs_and_hooks_are_removed() -> None
 def test_only_rows_of_tokens_are_masked() -> None:
     """A table of positions beside the batch, or one row a text, is not masked; flattened tokens are."""
     mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
-    assert len(real_rows(torch.rand(2, 3, 5), mask)) == 3
-    assert len(real_rows(torch.rand(6, 5), mask)) == 3
-    assert len(real_rows(torch.rand(2, 5), mask)) == 2
-    assert len(real_rows(torch.rand(1, 7, 5), mask)) == 7
+    shapes = {(2, 3, 5): (3, 1), (6, 5): (3, 1), (2, 5): (2, 1), (1, 7, 5): (7, 2)}  # the table: once for each text
+    for shape, (count, times) in shapes.items():
+        rows, each = real_rows(torch.rand(shape), mask)
+        assert (len(rows), each) == (count, times), shape
+    assert len(real_rows(torch.rand(2, 3, 5), None)[0]) == 6
 
 
 def test_wide_layers_are_summed_by_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
