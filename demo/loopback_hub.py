@@ -133,6 +133,13 @@ async def clear_faults(request: Request) -> dict[str, Any]:
     return {}
 
 
+@admin.post("/root")
+async def move_to(request: Request, body: JsonOf) -> dict[str, Any]:
+    """`{path}`: serve that folder from now on, as a Hub that has just been started on it."""
+    _open(request.app, Path(body["path"]))
+    return {}
+
+
 # The application
 
 
@@ -148,10 +155,9 @@ def make_app(root: Path, admin_key: str, settings: Settings | None = None) -> Tr
     """The Hub over a folder, as an ASGI application."""
     app = FastAPI(title="loopback Hub", docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     traffic = Traffic(app)
-    app.state.store = Store(root)
-    app.state.catalogue = Catalogue(app.state.store)
     app.state.settings = settings or Settings()
-    app.state.traffic, app.state.admin_key, app.state.codes = traffic, admin_key, {}
+    app.state.traffic, app.state.admin_key = traffic, admin_key
+    _open(app, root)
     for module in (loopback_oauth, loopback_repos, loopback_commits, loopback_files):
         app.include_router(module.router)
     app.include_router(admin)
@@ -159,6 +165,14 @@ def make_app(root: Path, admin_key: str, settings: Settings | None = None) -> Tr
     app.add_exception_handler(HubError, refused)
     app.add_exception_handler(HTTPException, _unknown)
     return traffic
+
+
+def _open(app: FastAPI, root: Path) -> None:
+    """Put the application on a folder; it keeps nothing of another one."""
+    app.state.store = Store(root)
+    app.state.catalogue = Catalogue(app.state.store)
+    app.state.codes = {}
+    app.state.traffic.counters, app.state.traffic.faults = Counters(), []
 
 
 class HubAdmin:
@@ -271,6 +285,11 @@ class LoopbackHub(HubAdmin):
         app = make_app(self.root, self.admin_key, Settings(multipart_over, multipart_part))
         self._server = server_of(app)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
+
+    def move_to(self, root: Path) -> None:
+        """Serve another folder from now on, at the same address: cheaper than a new Hub."""
+        self._call("POST", "root", {"path": str(root)})
+        self.root = root
 
     def __enter__(self) -> Self:
         self._thread.start()

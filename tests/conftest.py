@@ -23,8 +23,15 @@ os.environ.update(
 from demo.loopback_hub import LoopbackHub
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
-    """A Hub of this test's own, without users yet."""
-    with LoopbackHub(tmp_path / "hub") as running:
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoopbackHub]:
+    """One address for all Hubs: to start and end a server costs more than most tests."""
+    with LoopbackHub(tmp_path_factory.mktemp("hub")) as running:
         yield running
+
+
+@pytest.fixture
+def hub(_server: LoopbackHub, tmp_path: Path) -> LoopbackHub:
+    """A Hub of this test's own, without users yet."""
+    _server.move_to(tmp_path / "hub")
+    return _server
