@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser run demo test quick lint docs pins bench space clean
+.PHONY: help install browser run demo test quick quick-tests lint docs pins bench space clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -31,8 +31,11 @@ demo: install  ## The main job on real input, no account, no network (ONCE=1 end
 test: install browser lint  ## Everything that CI checks
 	$(BIN)/python -m pytest
 
-quick: install lint  ## The tests of under a minute
-	$(BIN)/python -m pytest -m "not slow"
+quick: install  ## Lint and the tests that are not slow, side by side: under a minute
+	@$(MAKE) --no-print-directory -j2 lint quick-tests
+
+quick-tests: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
 
 lint: install  ## ruff, mypy, import-linter, generated docs current
 	$(BIN)/ruff check -q .

@@ -288,6 +288,7 @@ def test_fisher_of_a_number_and_of_independent_labels(tmp_path: Path, problem: s
         assert close(found, value, largest), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["llama", "gpt2"])
 def test_fisher_of_a_language_model_samples_from_the_model(tmp_path: Path, kind: str) -> None:
     """The mean of many samples is the expectation: Σ_t Σ_y p(y|x_≤t)(∂log p)², tied embeddings included."""

@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from app import WorkerKeeper
 
 WORKER = "import os, sys, time; open(sys.argv[1], 'a').write(f'{os.getpid()}\\n'); time.sleep(60)"
@@ -31,6 +33,7 @@ def gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_followed_by_another(tmp_path: Path) -> None:
     """And the last one ends with the page."""
     file = tmp_path / "pids"
@@ -46,6 +49,7 @@ def test_a_killed_worker_is_followed_by_another(tmp_path: Path) -> None:
     assert len(workers(file, 2)) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_is_not_started_in_a_hurry(tmp_path: Path) -> None:
     """Each start waits longer than the one before."""
     file = tmp_path / "pids"
