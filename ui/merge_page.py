@@ -17,7 +17,7 @@ from merging.method import find_method
 from merging.parent import Parent
 from merging.recipe import Recipe, recipe_from_link, recipe_from_yaml
 from ui import browser, render
-from ui.desk import Desk
+from ui.desk import Desk, Turns
 from ui.forms import (
     ROWS,
     SAME_DTYPE,
@@ -51,6 +51,7 @@ class MergePage:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._turns = Turns()
         self._hub_url = Hub.anonymous(desk.access.endpoint).url
         self.controls: dict[str, Component] = {}
         self.rows: list[gr.Column] = []
@@ -286,6 +287,11 @@ class MergePage:
 
     def _preview(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """Everything that follows from the form, shown anew."""
+        turn = self._turns.take(request.session_hash or "")
+        updates = self._follows(data, token, request)
+        return updates if self._turns.newest(request.session_hash or "", turn) else {self.preview: gr.skip()}
+
+    def _follows(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         with spoken():
             draft, values = self._read(data)
             method = find_method(values["merge_method"])

@@ -12,7 +12,7 @@ from jobs.service import JobService
 from merging.recipe import Recipe, recipe_from_dict
 from settings import Settings
 from tests.tiny_models import save_tiny
-from ui.desk import Desk
+from ui.desk import Desk, Turns
 from ui.security import Access
 
 
@@ -62,3 +62,14 @@ def test_nobodys_preview_says_nothing_of_the_output(hub: LoopbackHub, desk: Desk
     """Signing in comes later, at the button."""
     found = desk.preview(a_recipe(repo_id="ana/one"), Hub.anonymous(hub.url))
     assert all(not problem.where.startswith("output") for problem in found.problems)
+
+
+def test_only_the_newest_question_of_a_session_is_answered() -> None:
+    """Sessions do not outdate each other; one that is long forgotten is answered."""
+    turns = Turns(most=2)
+    first, other, second = turns.take("a"), turns.take("b"), turns.take("a")
+    assert not turns.newest("a", first)
+    assert turns.newest("a", second)
+    assert turns.newest("b", other)
+    turns.take("c")
+    assert turns.newest("b", other)
