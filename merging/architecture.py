@@ -53,6 +53,7 @@ _DEBERTA = Architecture(
     head_copies=("cls.predictions.decoder.weight",),
     optional=NEVER,
 )
+_DEBERTA_1 = replace(_DEBERTA, length_matters=True)  # as many relative positions as the longest text needs
 _ELECTRA = replace(
     _BERT,
     name="ELECTRA",
@@ -172,7 +173,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
     "distilbert": _DISTILBERT,
-    "deberta": _DEBERTA,
+    "deberta": _DEBERTA_1,
     "deberta-v2": _DEBERTA,
     "electra": _ELECTRA,
     "mpnet": _MPNET,

@@ -88,13 +88,17 @@ def batches(loaded: Loaded, examples: Sequence[Example], size: int) -> Iterator[
 
     Padding stands on the right: positions of real tokens are then the same with and without it.
     """
-    order = list(range(len(examples)))
+    order, lengths = list(range(len(examples))), [0] * len(examples)
     if loaded.reads in ("text", "pairs"):
         texts = [example if isinstance(example, str) else example[0] for example in examples]
         lengths = [len(ids) for ids in _tokens(loaded, texts)["input_ids"]]
         order.sort(key=lambda index: (-lengths[index], index))
-    for begin in range(0, len(order), size):
-        chosen = order[begin : begin + size]
+    architecture = architecture_of(loaded.config) or GENERIC
+    while order:
+        chosen = order[:size]
+        if architecture.length_matters:
+            chosen = [index for index in chosen if lengths[index] == lengths[chosen[0]]]
+        order = order[len(chosen) :]
         yield chosen, encode(loaded, [examples[index] for index in chosen])
 
 

@@ -43,6 +43,7 @@ class Architecture:
     ties_by_default: bool = True  # when the config does not say
     encoder: str = NEVER  # layers of an encoder-decoder that see the encoder's tokens
     sequence_pairs: bool = False  # an encoder-decoder: text in, text out
+    length_matters: bool = False  # a layer's input depends on how long the batch is padded: batches of one length
     vision: str = NEVER  # layers that see an image's patches
     optional: str = r"(?:^|\.)pooler\."  # what a file of the same class may lack
     tested: bool = True  # False: not compared with an independent computation, see `architecture.GENERIC`
