@@ -23,6 +23,7 @@ from merging.recipe import Calibration, ModelEntry, Recipe, recipe_from_yaml, va
 from settings import Settings, parse_size
 
 if TYPE_CHECKING:
+    from hub.client import Hub
     from jobs.preview import Preview
 
 for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
@@ -171,7 +172,7 @@ def _refuse_other_folder(out: Path) -> None:
 
 @command
 def statistics(
-    model: Annotated[str, typer.Argument(help="A Hub id or a folder.")],
+    model: Annotated[str, typer.Argument(help="A Hub id or a folder; with --show also a statistics repo or file.")],
     kind: Annotated[str, typer.Option(help="gram or fisher.")] = "gram",
     data: Annotated[str, typer.Option(help="id[:config][:split] of a Hub dataset, or a .jsonl, .csv, .tsv, .txt")] = "",
     out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
@@ -182,14 +183,22 @@ def statistics(
     seed: Annotated[int, typer.Option()] = 0,
     device: Device = "auto",
     publish: Annotated[bool, typer.Option(help="Publish to owner/<model>-merge-statistics.")] = False,
+    publish_to: Annotated[
+        Literal["own", "model", "pull-request"] | None,
+        typer.Option(help="Publish to a repo of your own, to the model's repo, or as a pull request to it."),
+    ] = None,
     private: Annotated[bool, typer.Option(help="Publish for you alone; always so for a restricted model.")] = False,
+    show: Annotated[bool, typer.Option(help="Collect nothing: say what statistics there are.")] = False,
     json_: Json = False,
 ) -> None:
     """Collect a model's Gram or Fisher statistics, so that others can merge it without its data."""
     from hub.client import hub_of_this_machine
-    from hub.identity import require_signed_in
-    from jobs.local import collect_here, publish_here
+    from jobs.local import collect_here, publish_here, raise_unless_publishable
 
+    hub = hub_of_this_machine()
+    if show:
+        _show_statistics(hub, model, json_)
+        return
     if kind not in ("gram", "fisher"):
         raise InputError(f"--kind {kind}", "there are two kinds", "Write gram or fisher", "kind")
     if not data:
@@ -201,11 +210,11 @@ def statistics(
         raise InputError(
             f"{target} cannot be written", f"{target.parent} is no folder to write to", "Mend --out", "out"
         )
-    hub = hub_of_this_machine()
-    if publish:
+    place = publish_to or ("own" if publish else None)
+    if place is not None:
         if ModelEntry(model=model).is_folder or Path(model).is_dir():
             raise InputError(f"{model} is a folder", "statistics are published for a model of the Hub", "Name its id")
-        require_signed_in(hub)  # before the work, not after it
+        raise_unless_publishable(hub, model, kind, private=private, place=place)
     wish = Calibration(
         data=data,
         text_column=text_column,
@@ -215,8 +224,29 @@ def statistics(
         seed=seed,
     )
     path = follow(collect_here(hub, kind, model, wish, target, device=device))
-    link = publish_here(hub, model, kind, path, private=private) if publish else ""
+    link = ""
+    if place is not None:
+        published = publish_here(hub, model, kind, path, private=private, place=place)
+        link = published.url if place == "pull-request" else f"{published.repo_id}@{published.commit}"
     print(json.dumps({"path": str(path), "published": link}) if json_ else link or path)
+
+
+def _show_statistics(hub: "Hub", name: str, json_: bool) -> None:
+    """What statistics there are of a model, in a statistics repo or in a file."""
+    from hub.statistics_look import look
+
+    found = look(hub, name, files_allowed=True)
+    if json_:
+        problems = [problem.as_dict() for problem in found.problems]
+        shown = [summary.as_dict() for summary in found.summaries]
+        print(json.dumps({"model": found.model, "statistics": shown, "problems": problems}))
+        return
+    for summary in found.summaries:
+        print(*summary.lines(), sep="\n")
+    for problem in found.problems:
+        say(f"warning: {problem}")
+    if not found.summaries:
+        say(f"No statistics of {name} were found.")
 
 
 @command

@@ -80,7 +80,7 @@ def collect(model: Path) -> dict[str, Path]:
 def publish_parents(endpoint: str, token: str, models: Sequence[Path], statistics: Sequence[dict[str, Path]]) -> None:
     """The parents and their statistics on the loopback Hub, through the real client, once."""
     from hub.client import Hub
-    from hub.statistics import publish_statistics
+    from hub.publish_statistics import publish_statistics
 
     hub = Hub(endpoint, token)
     for model, files in zip(models, statistics, strict=True):

@@ -184,9 +184,17 @@ def _request_of(repo: Repo, ref: str) -> dict[str, Any]:
 
 
 @router.get(f"{REPO}/discussions")
-async def discussions(repo: RepoOf) -> dict[str, Any]:
-    """All discussions on one page, newest first."""
-    return {"count": len(repo.discussions), "start": 0, "discussions": repo.discussions[::-1]}
+async def discussions(request: Request, repo: RepoOf) -> dict[str, Any]:
+    """The discussions asked for (author, type, status) on one page, newest first."""
+    query = request.query_params
+    found = [
+        one
+        for one in repo.discussions[::-1]
+        if query.get("author") in (None, one["author"]["name"])
+        and query.get("type") in (None, "all", "pull_request" if one["isPullRequest"] else "discussion")
+        and query.get("status") in (None, "all", "open" if one["status"] in ("open", "draft") else "closed")
+    ]
+    return {"count": len(found), "start": 0, "discussions": found}
 
 
 @router.post(f"{REPO}/discussions")

@@ -11,9 +11,11 @@ from typing import Any
 
 from hub.client import Hub
 from hub.download import fetch
-from hub.repository import open_repo
+from hub.publish import Published
+from hub.publish_statistics import publish_statistics
+from hub.repository import RemoteRepo, open_repo
 from hub.resolve import resolve
-from hub.statistics import publish_statistics
+from hub.statistics_place import publishing_problems
 from jobs import stages
 from jobs.job import JobFolder, read_json, write_atomically
 from jobs.stages import StageContext, collect_statistics, read_rows
@@ -26,6 +28,7 @@ from merging.parent import Parent
 from merging.plan import make_plan
 from merging.progress import Progress
 from merging.recipe import Calibration, ModelEntry, Recipe, recipe_from_dict
+from merging.wish import Place
 
 MARK = ".merge-my-models"  # in a work folder that we made; locked while a merge uses it
 REPORT = ".merge-report.json"  # in a merged folder: what its card tells; hidden, so never published
@@ -160,11 +163,26 @@ def evaluate_here(
     return scores
 
 
-def publish_here(hub: Hub, model: str, kind: str, path: Path, *, private: bool) -> str:
-    """Publish a statistics file to `owner/<model>-merge-statistics`: private when asked, or when the model is."""
+def publish_here(hub: Hub, model: str, kind: str, path: Path, *, private: bool, place: Place = "own") -> Published:
+    """Publish a statistics file of a model: private when asked, or when the model is. See `hub.publish_statistics`."""
+    repo = _model_repo(hub, model)
+    private = private or repo.private or repo.gated
+    return publish_statistics(hub, repo.repo_id, {kind: path}, private=private, place=place)
+
+
+def raise_unless_publishable(hub: Hub, model: str, kind: str, *, private: bool, place: Place) -> None:
+    """InputError for what keeps statistics from being published there: asked before the work, not after it."""
+    repo = _model_repo(hub, model)
+    private = private or repo.private or repo.gated
+    found = publishing_problems(hub, repo.repo_id, [kind], place, private=private)
+    errors = [problem for problem in found if problem.severity == "error"]
+    if errors:
+        raise InputError.of(errors)
+
+
+def _model_repo(hub: Hub, model: str) -> RemoteRepo:
     entry = ModelEntry(model=model)
-    repo = open_repo(hub, entry.repo_id, entry.revision)
-    return publish_statistics(hub, entry.repo_id, {kind: path}, private=private or repo.private or repo.gated)
+    return open_repo(hub, entry.repo_id, entry.revision, "model")
 
 
 def local_model(

@@ -168,6 +168,11 @@ class Recipe(Strict):
 
 def recipe_from_yaml(text: str) -> Recipe:
     """The recipe in a YAML text. Raises InputError that names every field at fault."""
+    return recipe_from_dict(read_yaml(text))
+
+
+def read_yaml(text: str) -> Any:
+    """Plain data of a YAML text without anchors, tags and keys that stand twice; None for an empty one."""
     if len(text) > YAML_LIMIT:
         raise InputError("The recipe is too long", f"{len(text):,} characters", f"Keep it under {YAML_LIMIT:,}")
     try:
@@ -178,15 +183,12 @@ def recipe_from_yaml(text: str) -> Recipe:
                     f"line {token.start_mark.line + 1}",
                     "Write the value out",
                 )
-        data = yaml.load(text, Loader=_KeysOnce)
+        return yaml.load(text, Loader=_KeysOnce)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         reason = getattr(error, "problem", None) or "it cannot be read"
         raise InputError("The recipe is not valid YAML", f"{line}{reason}", "Mend that line") from None
-    if data is None:
-        raise InputError("The recipe is empty", "", "Begin with `merge_method:` and `models:`")
-    return recipe_from_dict(data)
 
 
 class _KeysOnce(yaml.SafeLoader):
@@ -208,6 +210,8 @@ class _KeysOnce(yaml.SafeLoader):
 
 def recipe_from_dict(data: Any) -> Recipe:
     """The recipe in plain data. Raises InputError that names every field at fault."""
+    if data is None:
+        raise InputError("The recipe is empty", "", "Begin with `merge_method:` and `models:`")
     if not isinstance(data, dict):
         raise InputError(
             "The recipe is not a mapping",
@@ -217,7 +221,12 @@ def recipe_from_dict(data: Any) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise InputError.of(_problem(detail) for detail in error.errors(include_url=False)) from None
+        raise refusal(error) from None
+
+
+def refusal(error: ValidationError, root: type[BaseModel] = Recipe) -> InputError:
+    """What is wrong with data that was to be a `root`, every field at fault named."""
+    return InputError.of(_problem(detail, root) for detail in error.errors(include_url=False))
 
 
 def recipe_from_link(packed: str) -> Recipe:
@@ -254,13 +263,13 @@ def distinctive(names: list[str]) -> list[str]:
     return [name if short.count(name) == 1 else f"{name}-{index + 1}" for index, name in enumerate(short)]
 
 
-def _problem(detail: Any) -> Problem:
+def _problem(detail: Any, root: type[BaseModel]) -> Problem:
     """One pydantic complaint in our words."""
     where = ".".join(str(part) for part in detail["loc"])
     field = where or "The recipe"
     cause = (detail.get("ctx") or {}).get("error")
     if detail["type"] == "extra_forbidden":
-        known = _known_keys(detail["loc"])
+        known = _known_keys(detail["loc"], root)
         fix = did_you_mean(str(detail["loc"][-1]), known) or f"Known are {', '.join(known)}"
         return Problem(f"Unknown key {field}", "a recipe has no such field", fix, where)
     if detail["type"] == "missing":
@@ -272,14 +281,15 @@ def _problem(detail: Any) -> Problem:
     return Problem(f"{field}{shown}", detail["msg"][0].lower() + detail["msg"][1:], "Mend it", where)
 
 
-def _known_keys(loc: tuple[Any, ...]) -> list[str]:
+def _known_keys(loc: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
     nested: dict[str, type[BaseModel]] = {
         "models": ModelEntry,
         "output": Output,
         "calibration": Calibration,
+        "text": Calibration,
         "statistics": StatisticsRef,
     }
-    model: type[BaseModel] = Recipe
+    model = root
     for part in loc[:-1]:
         model = nested.get(str(part), model)
     return list(model.model_fields)

@@ -332,7 +332,27 @@ def test_statistics_of_a_private_model_are_private(shell: Shell, api: HfApi) -> 
     shell.run("statistics", "ann/secret", *words)
     assert api.model_info("ann/secret-merge-statistics").private
     card = Path(api.hf_hub_download("ann/secret-merge-statistics", "README.md")).read_text()
-    assert ("a local file" in card, "texts.txt" in card) == (True, False)
+    assert ("a text that is not published" in card, "texts.txt" in card) == (True, False)
+
+
+def test_statistics_are_shown_and_published_next_to_the_model(shell: Shell, api: HfApi) -> None:
+    """What there is in words and as an object; the model's repo takes them once, and a look finds them."""
+    api.create_repo("ann/one")
+    api.upload_folder(repo_id="ann/one", folder_path=shell.folder / "one")
+    assert shell.run("statistics", "ann/one", "--show").stderr == "No statistics of ann/one were found.\n"
+    (shell.folder / "texts.txt").write_text("\n".join(sentences(8)))
+    words = ("--data", "texts.txt", "--publish-to", "model", "--device", "cpu", "--out")
+    link = shell.run("statistics", "ann/one", *words, "g.safetensors").stdout.strip()
+    assert link == f"ann/one@{api.model_info('ann/one').sha}"
+    done = shell.run("statistics", "ann/one", *words, "again.safetensors", rc=2)
+    assert "ann/one has gram statistics already: nothing in a model's repo is replaced" in done.stderr
+    assert not (shell.folder / "again.safetensors").exists()
+    shown = shell.run("statistics", "ann/one", "--show").stdout
+    assert shown.startswith(f"Gram matrices (RegMean): {link}:merge-statistics/gram.safetensors\n  model: ann/one at ")
+    assert "  weights: the same\n  collected from: a text that is not published\n  examples: 8," in shown
+    assert "layers have fewer tokens than inputs" in shown
+    told = json.loads(shell.run("statistics", "./g.safetensors", "--show", "--json").stdout)
+    assert [(one["kind"], one["belongs"], one["dataset"]) for one in told["statistics"]] == [("gram", None, "")]
 
 
 def test_the_queue(shell: Shell, api: HfApi) -> None:

@@ -25,10 +25,11 @@ def wish(*models: Any, method: str = "average", **more: Any) -> Recipe:
     return recipe_from_dict({"merge_method": method, "models": entries, **more})
 
 
-def gram_file(path: Path, model: Path, *, dataset: str = "ann/texts") -> Path:
-    """A Gram file of one layer that belongs to the weights of a tiny model."""
-    provenance = Provenance({"model.safetensors": sha256_of(model / "model.safetensors")}, dataset=dataset, examples=9)
-    return write_gram(path, {LAYER: torch.eye(32)}, {LAYER: 500}, {LAYER: LAYER}, provenance)
+def gram_file(path: Path, model: Path, *, dataset: str = "ann/texts", name: str = "", tokens: int = 500) -> Path:
+    """A Gram file of one layer that belongs to the weights of a tiny model, and says that it is called `name`."""
+    weights = {"model.safetensors": sha256_of(model / "model.safetensors")}
+    provenance = Provenance(weights, model=name, dataset=dataset, examples=9, max_length=16)
+    return write_gram(path, {LAYER: torch.eye(32)}, {LAYER: tokens}, {LAYER: LAYER}, provenance)
 
 
 def fisher_file(path: Path, model: Path) -> Path:

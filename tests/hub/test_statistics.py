@@ -7,10 +7,13 @@ from huggingface_hub import ModelCard
 
 from demo.loopback_hub import LoopbackHub
 from hub.client import Hub, SignInNeeded
+from hub.publish_statistics import publish_statistics
 from hub.resolve import resolve
-from hub.statistics import publish_statistics, statistics_repo
+from hub.statistics import statistics_repo
+from merging.checkpoint import sha256_of
 from merging.errors import InputError
-from tests.hub.helpers import Models, Put, SignIn, fisher_file, gram_file, wish
+from merging.plan import make_plan
+from tests.hub.helpers import Models, Put, SignIn, fisher_file, gram_file, texts, wish
 
 pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
 
@@ -20,11 +23,12 @@ def test_published_statistics_are_found(ann: Hub, put: Put, tiny: Models, tmp_pa
     put(ann, "ann/a", tiny(0))
     put(ann, "ann/b", tiny(1))
     where = publish_statistics(ann, "ann/a", {"gram": gram_file(tmp_path / "g", tiny(0))}, private=False)
-    assert where == f"ann/a-merge-statistics@{ann.api.model_info('ann/a-merge-statistics').sha}"
+    assert (where.repo_id, where.commit) == ("ann/a-merge-statistics", ann.api.model_info("ann/a-merge-statistics").sha)
+    assert where.url == f"{ann.url}/ann/a-merge-statistics"
     assert len(ann.api.list_repo_commits("ann/a-merge-statistics")) == 2
     found = resolve(Hub.anonymous(ann.endpoint), wish("ann/a", "ann/b", method="regmean")).found[0]
     assert found is not None
-    assert found.statistics["gram"].source == f"{where}:merge-statistics/gram.safetensors"
+    assert found.statistics["gram"].source == f"{where.repo_id}@{where.commit}:merge-statistics/gram.safetensors"
 
 
 def test_another_kind_is_added_and_the_same_again_is_nothing(ann: Hub, tiny: Models, tmp_path: Path) -> None:
@@ -45,7 +49,7 @@ def test_statistics_of_somebody_elses_model_go_under_the_own_name(
     """No right to the model's repo is needed, and the narrow scopes are enough."""
     bob = sign_in("bob", scopes=["openid", "gated-repos", "contribute-repos"])
     where = publish_statistics(bob, "ann/a", {"gram": gram_file(tmp_path / "g", tiny(0))}, private=False)
-    assert where.startswith("bob/a-merge-statistics@")
+    assert where.repo_id == "bob/a-merge-statistics"
 
 
 def test_a_repo_that_is_something_else_is_not_touched(ann: Hub, put: Put, tiny: Models, tmp_path: Path) -> None:
@@ -90,4 +94,51 @@ def test_private_statistics_never_go_into_a_public_repo(ann: Hub, tiny: Models, 
     first = publish_statistics(ann, "ann/a", {"gram": gram}, private=False)
     with pytest.raises(InputError, match="ann/a-merge-statistics is public: these statistics are to be private"):
         publish_statistics(ann, "ann/a", {"fisher": fisher}, private=True)
-    assert first.endswith(f"@{ann.api.model_info('ann/a-merge-statistics').sha}")
+    assert first.commit == ann.api.model_info("ann/a-merge-statistics").sha
+
+
+def test_statistics_of_earlier_weights_are_found_in_the_history(
+    ann: Hub, put: Put, tiny: Models, tmp_path: Path
+) -> None:
+    """A model was trained on and its statistics replaced: who merges the old revision gets the old statistics."""
+    before = put(ann, "ann/a", tiny(0))
+    old = publish_statistics(ann, "ann/a", {"gram": gram_file(tmp_path / "old", tiny(0))}, private=False)
+    ann.api.upload_folder(repo_id="ann/a", folder_path=tiny(1))
+    new = publish_statistics(ann, "ann/a", {"gram": gram_file(tmp_path / "new", tiny(1))}, private=False)
+    put(ann, "ann/b", tiny(2))
+    for model, published in ((f"ann/a@{before}", old), ("ann/a", new)):
+        resolved = resolve(Hub.anonymous(ann.endpoint), wish(model, "ann/b", method="regmean"))
+        ref = resolved.recipe.models[0].statistics["gram"]
+        assert ref.source == f"ann/a-merge-statistics@{published.commit}:merge-statistics/gram.safetensors"
+        assert ref.sha256 == sha256_of(tmp_path / ("old" if published is old else "new"))
+
+
+def test_statistics_added_to_the_model_after_the_pinned_revision_are_found(
+    ann: Hub, put: Put, tiny: Models, tmp_path: Path
+) -> None:
+    """They are of the same weights, one commit later."""
+    before = put(ann, "ann/a", tiny(0))
+    put(ann, "ann/b", tiny(1))
+    added = publish_statistics(ann, "ann/a", {"gram": gram_file(tmp_path / "g", tiny(0))}, private=False, place="model")
+    resolved = resolve(ann, wish(f"ann/a@{before}", "ann/b", method="regmean"))
+    assert resolved.recipe.models[0].statistics["gram"].source.startswith(f"ann/a@{added.commit}:")
+
+
+def test_statistics_in_the_own_repo_are_pinned_and_those_of_other_weights_refused(
+    sign_in: SignIn, ann: Hub, put: Put, tiny: Models, tmp_path: Path
+) -> None:
+    """Bob's own statistics of Ann's model are found by Bob alone; statistics of other weights stop the plan."""
+    put(ann, "ann/a", tiny(0))
+    put(ann, "ann/b", tiny(1))
+    bob = sign_in("bob")
+    own = publish_statistics(bob, "ann/a", {"gram": gram_file(tmp_path / "g", tiny(0))}, private=False)
+    recipe = wish("ann/a", "ann/b", method="regmean")
+    ref = resolve(bob, recipe).recipe.models[0].statistics["gram"]
+    assert ref.source == f"bob/a-merge-statistics@{own.commit}:merge-statistics/gram.safetensors"
+    assert ref.sha256 == sha256_of(tmp_path / "g")
+    assert not resolve(ann, recipe).recipe.models[0].statistics
+    publish_statistics(ann, "ann/b", {"gram": gram_file(tmp_path / "h", tiny(2))}, private=False)
+    resolved = resolve(bob, recipe)
+    plan = make_plan(resolved.recipe, resolved.parents)
+    told = texts(plan.problems)
+    assert any("statistics" in one and "other weights" in one for one in told), told
