@@ -51,6 +51,16 @@ def correlation(gram: Tensor, bits: int) -> tuple[Tensor, int]:
     return back, bits * (triangle(len(gram)) - len(gram)) // 8 + 4 * len(gram)
 
 
+def factor(gram: Tensor, bits: int) -> tuple[Tensor, int]:
+    """The Cholesky factor in integers of so many bits with a float32 scale a row: G stays positive definite."""
+    wide = gram.double()
+    wide.diagonal().add_(1e-6 * wide.diagonal().mean() + 1e-30)
+    lower = torch.linalg.cholesky(wide)
+    scale = lower.abs().amax(1, keepdim=True) / (2 ** (bits - 1) - 1)
+    lower = (lower / scale).round() * scale
+    return (lower @ lower.T).float(), bits * triangle(len(gram)) // 8 + 4 * len(gram)
+
+
 def blocks(gram: Tensor, parts: int, *, above: int = 0, then: Form = full) -> tuple[Tensor, int]:
     """Block-diagonal, in `parts` blocks of neighbouring inputs, for layers of more than `above` inputs."""
     if len(gram) <= above:
@@ -82,10 +92,10 @@ def diagonal(gram: Tensor) -> tuple[Tensor, int]:
 FORMS: dict[str, Form] = {
     "float16 with a scale": partial(scaled, dtype=torch.float16),
     "bfloat16": partial(scaled, dtype=torch.bfloat16),
-    "correlations in 16 bits": partial(correlation, bits=16),
     "correlations in 8 bits": partial(correlation, bits=8),
     "correlations in 4 bits": partial(correlation, bits=4),
-    "2 diagonal blocks": partial(blocks, parts=2),
+    "Cholesky factor in 8 bits": partial(factor, bits=8),
+    "Cholesky factor in 4 bits": partial(factor, bits=4),
     "4 diagonal blocks": partial(blocks, parts=4),
     "8 diagonal blocks": partial(blocks, parts=8),
     "4 blocks for wide layers, 16-bit correlations": partial(
@@ -93,10 +103,9 @@ FORMS: dict[str, Form] = {
     ),
     "rank n/4 + diagonal": partial(low_rank, share=4),
     "rank n/8 + diagonal": partial(low_rank, share=8),
-    "rank n/16 + diagonal": partial(low_rank, share=16),
     "diagonal": diagonal,
 }
-UNSTEADY = ("correlations in 8 bits", "correlations in 4 bits")  # no longer positive definite: alpha below 1 helps
+BOTH = ("25 texts", "100 texts", "600 texts", "correlations in 8 bits", "correlations in 4 bits")  # at each of ALPHAS
 
 
 def gathered(run: Run) -> Iterator[tuple[int, list[Grams], dict[str, str], list[dict[str, int]]]]:
@@ -147,9 +156,7 @@ def of_run(run: Run) -> dict[str, Row]:
     body, models = Body(run), len(run.family.tasks)
     rows: dict[str, Row] = {"average": Row(dict.fromkeys(ALPHAS, body_mean(run, "average", body, body.average)), 0)}
 
-    def accuracy(
-        name: str, grams: Sequence[Grams], aliases: dict[str, str], alphas: Sequence[float] = ALPHAS
-    ) -> dict[float, float]:
+    def accuracy(name: str, grams: Sequence[Grams], aliases: dict[str, str]) -> dict[float, float]:
         return {
             alpha: body_mean(
                 run,
@@ -157,7 +164,7 @@ def of_run(run: Run) -> dict[str, Row]:
                 body,
                 partial(body.with_grams, grams, aliases, partial(regmean, alpha=alpha)),
             )
-            for alpha in alphas
+            for alpha in (ALPHAS if name in BOTH else ALPHAS[:1])
         }
 
     for count, grams, aliases, tokens in gathered(run):
@@ -173,7 +180,7 @@ def of_run(run: Run) -> dict[str, Row]:
                 made = [{key: form(gram) for key, gram in own.items()} for own in grams]
                 back = [{key: gram for key, (gram, _) in own.items()} for own in made]
                 size = sum(nbytes for own in made for _, nbytes in own.values()) / models / 1e6
-                rows[name] = Row(accuracy(name, back, aliases, ALPHAS if name in UNSTEADY else ALPHAS[:1]), size)
+                rows[name] = Row(accuracy(name, back, aliases), size)
             make = partial(solved, dtype=torch.float32)
             single = body_mean(run, "solve in float32", body, partial(body.with_grams, grams, aliases, make))
             rows["solve in float32"] = Row({1.0: single}, 0)
