@@ -250,7 +250,7 @@ class _Work:
             average = partial(find_method("average").function, **options)
             self._blocks(step, writer, average, {}, None, elements=True)
         else:
-            function = partial(self.method.function, **self.options)
+            function = partial(self.method.function, **self.method.values_for(self.options, step.name))
             if step.role.kind == "conv1d" and self.method.splits != "elements":
                 self._transposed(step, writer, function, shared, grams)
             else:
@@ -357,7 +357,7 @@ class _Work:
             raise InputError(
                 f"{step.name} does not fit float16", "a value is too large", "Use bfloat16 or float32", "dtype"
             )
-        writer.write(step.name, start, stored)
+        writer.write(step.spec.name, start, stored)
         with self._lock:
             self.done += stored.numel() * step.spec.dtype.itemsize
 

@@ -34,6 +34,24 @@ class Option:
     choices: tuple[str, ...] = ()
     per_model: bool = False
     default: Any = None  # of a per-model option: the value of a model that names none
+    by_layer: bool = False  # a recipe may name other values for some layers, see `ByLayer`
+
+
+@dataclass(frozen=True)
+class ByLayer:
+    """A parameter whose value depends on the layer, as in mergekit's recipes: the first case that fits counts.
+
+    `cases` are (text, value): a case fits a tensor whose name holds the text; "" fits every tensor.
+    """
+
+    cases: tuple[tuple[str, Any], ...]
+
+    def of(self, name: str) -> Any:
+        """The value for the tensor of that name."""
+        return next(value for text, value in self.cases if text in name)
+
+    def __str__(self) -> str:
+        return ", ".join(f"{value:g} in {text}" if text else f"else {value:g}" for text, value in self.cases)
 
 
 @dataclass(frozen=True)
@@ -53,6 +71,8 @@ class Parameter:
     def check(self, value: Any, where: str) -> Any:
         """The value in its own type, or an InputError that names the range."""
         option = self.option
+        if isinstance(value, list) and option.by_layer:
+            return self._by_layer(value, where)
         if value is None:
             raise InputError(f"{self.name} is empty", "it needs a value", f"Leave it at {self.default}", where)
         if self.kind == "bool":
@@ -75,6 +95,22 @@ class Parameter:
         if (low is not None and value < low) or (high is not None and value > high):
             raise InputError(f"{self.name} = {value}", "it is out of range", f"Give a number {self.range}", where)
         return int(value) if self.kind == "int" else float(value)
+
+    def _by_layer(self, cases: list[Any], where: str) -> ByLayer:
+        """`[{filter: attention, value: 0.9}, {value: 1.0}]`; the parameter's default stands behind the last case."""
+        found = []
+        for index, case in enumerate(cases):
+            place = f"{where}.{index}"
+            if not isinstance(case, dict) or "value" not in case or not set(case) <= {"filter", "value"}:
+                raise InputError(
+                    f"{place} = {str(case)[:80]!r}",
+                    "a value for some layers is written {filter: text, value: number}",
+                    "Write it so",
+                    place,
+                )
+            text = str(case.get("filter", ""))
+            found.append(("" if text == "*" else text, self.check(case["value"], place)))
+        return ByLayer((*found, ("", self.default)))
 
     @property
     def range(self) -> str:
@@ -181,6 +217,11 @@ class MergeMethod:
         """The share of each model after normalisation: what the form shows beside the weights."""
         weights = tuple(bound.get("weight") or (1.0,) * models)
         return normalised(weights) if bound.get("normalize", True) else weights
+
+    @staticmethod
+    def values_for(bound: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """The keyword arguments for the tensor of that name."""
+        return {key: value.of(name) if isinstance(value, ByLayer) else value for key, value in bound.items()}
 
     def _check_weights(self, bound: Mapping[str, Any]) -> None:
         weights = bound.get("weight")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from merging.errors import InputError, Problem
-from merging.method import METHODS, MergeMethod, Parameter, find_method
+from merging.method import METHODS, ByLayer, MergeMethod, Parameter, find_method
 from merging.recipe import Recipe, distinctive, recipe_from_dict
 
 ROWS = 8  # models that the form has room for
@@ -99,7 +99,7 @@ def form_data(draft: Draft, values: Values) -> dict[str, Any]:
     data: dict[str, Any] = {
         "merge_method": method.name,
         "models": [_entry(method, index, entry, values) for index, entry in enumerate(draft["models"])],
-        "parameters": {one.name: values[shared_key(method, one)] for one in shared_parameters(method)},
+        "parameters": {one.name: _shared(draft, values, method, one) for one in shared_parameters(method)},
     }
     if "base" in method.needs and values["base_model"]:
         data["base_model"] = values["base_model"]
@@ -136,7 +136,11 @@ def fill_form(recipe: Recipe) -> tuple[Draft, Values]:
     }
     owner, slash, name = (recipe.output.repo_id or "").partition("/")
     values |= {"output.owner": owner, "output.name": name} if slash else {}
-    values |= {shared_key(method, one): bound[one.name] for one in shared_parameters(method)}
+    for one in shared_parameters(method):
+        if isinstance(bound[one.name], ByLayer):  # no field holds it: kept until the field is moved
+            draft.setdefault("by_layer", {})[shared_key(method, one)] = recipe.parameters[one.name]
+        else:
+            values[shared_key(method, one)] = bound[one.name]
     for index, entry in enumerate(recipe.models):
         start = f"models.{index}"
         values[f"{start}.task"] = entry.task or ""
@@ -207,6 +211,12 @@ def problems_by_field(problems: Sequence[Problem], method: MergeMethod) -> Mappi
         place = field_of(problem.where, method)
         found[place] = (*found.get(place, ()), problem)
     return found
+
+
+def _shared(draft: Draft, values: Values, method: MergeMethod, one: Parameter) -> Any:
+    """A parameter's value: its field, or what a loaded recipe says layer by layer while the field is untouched."""
+    key = shared_key(method, one)
+    return draft.get("by_layer", {}).get(key, values[key]) if values[key] == one.default else values[key]
 
 
 def _entry(method: MergeMethod, index: int, entry: Mapping[str, Any], values: Values) -> dict[str, Any]:

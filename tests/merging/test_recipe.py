@@ -6,7 +6,7 @@ import zlib
 import pytest
 
 from merging.errors import InputError
-from merging.recipe import distinctive, recipe_from_link, recipe_from_yaml, valid_repo_id
+from merging.recipe import distinctive, recipe_from_dict, recipe_from_link, recipe_from_yaml, valid_repo_id
 
 GOOD = """
 merge_method: regmean
@@ -20,6 +20,9 @@ parameters: {alpha: 0.9}
 dtype: bfloat16
 output: {repo_id: demo/merged, private: true}
 """
+
+
+PAIR = {"models": [{"model": "ana/one"}, {"model": "ana/two"}]}
 
 
 def test_a_recipe_survives_its_own_yaml() -> None:
@@ -174,3 +177,30 @@ def test_tasks_are_what_sets_the_names_apart(names: list[str], short: list[str])
 def test_repo_ids(repo_id: str, valid: bool) -> None:
     """What the Hub accepts as the name of a repo."""
     assert valid_repo_id(repo_id) is valid
+
+
+def test_a_parameter_may_have_other_values_in_some_layers() -> None:
+    """As mergekit writes it; the first case that fits counts, the default stands behind the last."""
+    cases = [{"filter": "attention", "value": 0.5}, {"filter": "*", "value": 0.9}]
+    recipe = recipe_from_dict(PAIR | {"merge_method": "regmean", "parameters": {"alpha": cases}})
+    alpha = recipe.bound()["alpha"]
+    values = [recipe.method.values_for({"alpha": alpha}, name)["alpha"] for name in ("a.attention.q", "a.mlp")]
+    assert values == [0.5, 0.9]
+    few = recipe_from_dict(PAIR | {"merge_method": "regmean", "parameters": {"alpha": cases[:1]}}).bound()["alpha"]
+    assert few.of("a.mlp") == 1.0
+    assert str(alpha) == "0.5 in attention, else 0.9, else 1"
+
+
+@pytest.mark.parametrize(
+    ("alpha", "sentence"),
+    [
+        ([{"filter": "attention", "value": 2}], "alpha = 2: it is out of range. Give a number between 0 and 1."),
+        ([{"filters": "attention", "value": 1}], "parameters.alpha.0 = \"{'filters': 'attention', 'value': 1}\""),
+        ([0.5], "parameters.alpha.0 = '0.5': a value for some layers is written {filter: text, value: number}"),
+    ],
+)
+def test_bad_values_for_layers_are_named(alpha: object, sentence: str) -> None:
+    """With the place in the list."""
+    with pytest.raises(InputError) as error:
+        recipe_from_dict(PAIR | {"merge_method": "regmean", "parameters": {"alpha": alpha}})
+    assert str(error.value).startswith(sentence)

@@ -4,7 +4,7 @@ import pytest
 
 from merging.errors import InputError, Problem
 from merging.method import METHODS, find_method
-from merging.recipe import Recipe, recipe_from_yaml
+from merging.recipe import Recipe, recipe_from_dict, recipe_from_yaml
 from ui.forms import (
     ROWS,
     add_model,
@@ -180,3 +180,13 @@ def test_a_recipe_with_too_many_models_is_refused() -> None:
     many = "\n".join(f"- model: a/m{number}" for number in range(ROWS + 1))
     with pytest.raises(InputError, match="The recipe has 9 models: the form has room for 8"):
         fill_form(recipe_from_yaml(f"merge_method: average\nmodels:\n{many}"))
+
+
+def test_values_by_layer_are_kept_until_their_field_is_moved() -> None:
+    """The form has one field for all layers; what a loaded recipe says of single ones is not lost."""
+    cases = [{"filter": "attention", "value": 0.5}, {"value": 0.9}]
+    models = [{"model": "ana/one"}, {"model": "ana/two"}]
+    recipe = recipe_from_dict({"merge_method": "regmean", "models": models, "parameters": {"alpha": cases}})
+    draft, values = fill_form(recipe)
+    assert read_form(draft, values).parameters["alpha"] == cases
+    assert read_form(draft, values | {"regmean.alpha": 0.3}).parameters["alpha"] == 0.3
