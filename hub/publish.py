@@ -27,12 +27,13 @@ from hub.identity import raise_unless_writable, whoami
 from hub.resolve import repo_exists, taken
 from merging.checkpoint import PICKLES
 from merging.errors import InputError, MergeError
+from merging.modules import MODULES_FILE, modules_of
 from merging.recipe import ModelEntry, Recipe, valid_repo_id
+from merging.side_files import AS_THEY_ARE, code_key
 
 INTENT = "intent.json"
 JOB_LINE = "Merge-Job: "  # in the description of the commit
 CODE = (".py", ".pyc", ".pyd", ".so", ".dll", ".sh", ".exe", ".ipynb", ".zip", ".jar")
-CODE_KEYS = ("auto_map", "custom_pipelines")
 JSON_LIMIT = 5_000_000  # bytes of a JSON file that is searched for class paths
 
 
@@ -143,7 +144,7 @@ def publishable(folder: Path) -> tuple[str, ...]:
             raise InputError(f"{name} cannot be published", "it is code or can run code when loaded", "Remove it")
         if path.suffix == ".partial":
             raise InputError(f"{name} is not finished", "the merge has not ended", "Merge again")
-        if path.suffix == ".json" and path.name not in ("tokenizer.json", "vocab.json"):
+        if path.suffix == ".json" and path.name not in AS_THEY_ARE:
             _refuse_class_paths(path, name)
         names.append(name)
     if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
@@ -156,11 +157,13 @@ def _refuse_class_paths(path: Path, name: str) -> None:
         if path.stat().st_size > JSON_LIMIT and not name.endswith(".index.json"):
             raise InputError(f"{name} cannot be published", f"it has more than {JSON_LIMIT:,} bytes", "Remove it")
         data = json.loads(path.read_bytes())
+        found = code_key(data)
     except (ValueError, RecursionError):
         raise InputError(f"{name} cannot be published", "it is not JSON", "Remove it") from None
-    found = [key for key in CODE_KEYS if isinstance(data, dict) and key in data]
     if found:
-        raise InputError(f"{name} cannot be published", f"its {found[0]} names code to run", "Remove that key")
+        raise InputError(f"{name} cannot be published", f"its {found} names code to run", "Remove that key")
+    if path.name == MODULES_FILE:
+        modules_of(data, name)  # raises for a class of a stranger
 
 
 def _look(hub: Hub, repo_id: str, job_id: str) -> _Repo | None:

@@ -20,6 +20,14 @@ from merging.checkpoint import (
     parse_header,
 )
 from merging.errors import InputError
+from merging.modules import (
+    MODULES_FILE,
+    SIDE_LIMIT,
+    module_weights,
+    modules_of,
+    parse_side,
+    side_names,
+)
 
 FILES_LIMIT = 20_000
 CONFIG_LIMIT = 5_000_000  # bytes
@@ -104,7 +112,33 @@ def read_config(hub: Hub, repo: RemoteRepo, where: str = "") -> dict[str, Any]:
 
 
 def weight_names(hub: Hub, repo: RemoteRepo, where: str = "") -> tuple[str, ...]:
-    """The safetensors files that hold the model. Raises InputError for pickles and for missing shards."""
+    """The safetensors files that hold the model, then those of its modules of sentence-transformers.
+
+    Raises InputError for pickles, for missing shards, and for modules that are not known.
+    """
+    modules = modules_of(_modules_data(hub, repo, where), repo.repo_id)
+    return (*_root_names(hub, repo, where), *module_weights(modules, repo.files, repo.repo_id, where))
+
+
+def read_sides(hub: Hub, repo: RemoteRepo, where: str = "") -> dict[str, Any]:
+    """The small files that say how the model is used, parsed: see `merging.modules.side_names`."""
+    data = _modules_data(hub, repo, where)
+    names = side_names(repo.files, modules_of(data, repo.repo_id))
+    left = [name for name in names if name != MODULES_FILE]
+    with ThreadPoolExecutor(THREADS) as pool:
+        raw = pool.map(lambda name: read_small(hub, repo, name, SIDE_LIMIT, where), left)
+        sides = {name: parse_side(name, body, repo.repo_id) for name, body in zip(left, raw, strict=True)}
+    return sides if data is None else {MODULES_FILE: data, **sides}
+
+
+def _modules_data(hub: Hub, repo: RemoteRepo, where: str) -> Any:
+    """modules.json parsed, None where there is none."""
+    if MODULES_FILE not in repo.files:
+        return None
+    return parse_side(MODULES_FILE, read_small(hub, repo, MODULES_FILE, SIDE_LIMIT, where), repo.repo_id)
+
+
+def _root_names(hub: Hub, repo: RemoteRepo, where: str) -> tuple[str, ...]:
     if WEIGHT_FILE in repo.files:
         return (WEIGHT_FILE,)
     if WEIGHT_INDEX not in repo.files:

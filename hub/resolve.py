@@ -15,13 +15,13 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from hub.client import Hub, HubUnavailable, explained
 from hub.datasets import is_local
 from hub.identity import Identity, whoami, writing_problem
-from hub.repository import RemoteRepo, open_repo, read_config, read_headers, read_small, weight_names
+from hub.repository import RemoteRepo, open_repo, read_config, read_headers, read_sides, read_small, weight_names
 from hub.statistics import FoundStatistics, belongs, find_statistics, local_statistics, named_statistics
-from merging.checkpoint import TOKENIZER_FILES, open_parent, vocabulary_of
+from merging.checkpoint import TOKENIZER_FILES, open_parent, specs_of, vocabulary_of
 from merging.errors import InputError, MergeError, Problem
 from merging.parent import Parent
 from merging.recipe import ModelEntry, Recipe, StatisticsKind, StatisticsRef, valid_repo_id
-from merging.tensors import HeaderSource, TensorSpec
+from merging.tensors import HeaderSource
 
 TOKENIZER_LIMIT = 40_000_000  # bytes of one tokenizer file
 MODELS_AT_ONCE = 8
@@ -199,23 +199,20 @@ def _see_repo(question: _Question) -> _Seen:
     repo = open_repo(hub, entry.repo_id, entry.revision, where)
     with ThreadPoolExecutor(2) as pool:
         config = pool.submit(read_config, hub, repo, where)
+        side = pool.submit(read_sides, hub, repo, where)
         names = weight_names(hub, repo, where)
         headers = read_headers(hub, repo, names, where)
-    specs: dict[str, TensorSpec] = {}
-    for name, header in headers.items():
-        if twice := specs.keys() & header.specs.keys():
-            raise InputError(f"{repo.repo_id}: {min(twice)} stands in two shards", name, "Save the model again")
-        specs.update(header.specs)
     parent = Parent(
         model=repo.repo_id,
         revision=repo.sha,
         config=config.result(),
-        source=HeaderSource(specs),
+        source=HeaderSource(specs_of(headers, repo.repo_id)),
         files={name: file.size for name, file in repo.files.items()},
         weights={name: repo.files[name].sha256 for name in names},
         calibration=entry.calibration is not None,
         license=repo.license,
         restricted=repo.private or repo.gated,
+        side=side.result(),
     )
     statistics = {kind: _statistics(question, kind, repo, parent.weights) for kind in question.kinds}
     return _pinned(entry, f"{repo.repo_id}@{repo.sha}", parent, statistics, repo)

@@ -9,7 +9,7 @@ import os
 import struct
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import prod
 from pathlib import Path
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from merging.errors import InputError
+from merging.modules import MODULES_FILE, Module, module_weights, modules_of, parse_side, side_names
 from merging.parent import Parent
 from merging.tensors import CODES, DTYPES, TensorSpec
 
@@ -34,6 +35,11 @@ TOKENIZER_FILES = (
     "spiece.model",
     "sentencepiece.bpe.model",
     "tokenizer.model",
+    "spm.model",
+    "bpe.codes",
+    "source.spm",
+    "target.spm",
+    "tekken.json",
 )
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 
@@ -149,24 +155,25 @@ class SafetensorsFile:
 
 
 class Checkpoint:
-    """The weights of one model in a folder: one file, or shards with an index."""
+    """The weights of one model in a folder: one file, or shards with an index, and those of its modules.
+
+    A tensor of a module of sentence-transformers is called by its folder too: `2_Dense/linear.weight`.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = weight_files(folder)
         self._shards = [SafetensorsFile(folder / name) for name in self.files]
         self._where: dict[str, SafetensorsFile] = {}
-        for shard in self._shards:
-            for name in shard.header.specs:
-                if name in self._where:
-                    raise InputError(f"{folder.name}: {name} stands in two shards", "", "Save the model again")
-                self._where[name] = shard
-        self.specs: Mapping[str, TensorSpec] = {name: shard.header.specs[name] for name, shard in self._where.items()}
-        self.metadata = {shard.path.name: dict(shard.header.metadata) for shard in self._shards}
+        self.specs: Mapping[str, TensorSpec] = specs_of(
+            {file: shard.header for file, shard in zip(self.files, self._shards, strict=True)}, folder.name
+        )
+        for file, shard in zip(self.files, self._shards, strict=True):
+            self._where |= dict.fromkeys(_addressed(file, shard.header), shard)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """See `TensorSource.read`."""
-        return self._where[name].read(name, start, stop)
+        return self._where[name].read(name.rpartition("/")[2], start, stop)
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -174,8 +181,47 @@ class Checkpoint:
             shard.close()
 
 
+def _addressed(file: str, header: Header) -> dict[str, TensorSpec]:
+    """The tensors of one file by the name that a plan has for them."""
+    folder = file.rpartition("/")[0]
+    if not folder:
+        return dict(header.specs)
+    return {f"{folder}/{name}": replace(spec, name=f"{folder}/{name}") for name, spec in header.specs.items()}
+
+
+def specs_of(headers: Mapping[str, Header], model: str) -> dict[str, TensorSpec]:
+    """Every tensor of a model from the headers of its files. Raises InputError for one that stands in two."""
+    specs: dict[str, TensorSpec] = {}
+    for file, header in headers.items():
+        strange = next((name for name in header.specs if "/" in name), None)
+        if strange is not None:
+            raise InputError(f"{model}: {strange[:100]} is no name of a tensor", f"in {file}", "Save the model again")
+        own = _addressed(file, header)
+        if twice := specs.keys() & own.keys():
+            raise InputError(f"{model}: {min(twice)} stands in two shards", file, "Save the model again")
+        specs.update(own)
+    return specs
+
+
 def weight_files(folder: Path) -> tuple[str, ...]:
-    """The weight files of a model folder in their order. Raises InputError when there are no safetensors."""
+    """The weight files of a model folder in their order, then those of its modules (`2_Dense/model.safetensors`).
+
+    Raises InputError when there are no safetensors.
+    """
+    return (*_root_files(folder), *module_weights(_modules(folder), _paths(folder), folder.name))
+
+
+def _modules(folder: Path) -> tuple[Module, ...]:
+    path = folder / MODULES_FILE
+    return modules_of(parse_side(MODULES_FILE, path.read_bytes(), folder.name), folder.name) if path.is_file() else ()
+
+
+def _paths(folder: Path) -> tuple[str, ...]:
+    """Every file below a folder."""
+    return tuple(str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file())
+
+
+def _root_files(folder: Path) -> tuple[str, ...]:
     if (folder / WEIGHT_FILE).is_file():
         return (WEIGHT_FILE,)
     if (folder / WEIGHT_INDEX).is_file():
@@ -227,7 +273,7 @@ def open_parent(model: str, folder: Path, *, revision: str = "", calibration: bo
         raise InputError(f"{model} has no readable config.json", "it says what the tensors are", "Add it") from None
     config = checked_config(config, model)
     source = Checkpoint(folder)
-    files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    files = {name: (folder / name).stat().st_size for name in _paths(folder)}
     return Parent(
         model=model,
         revision=revision,
@@ -237,6 +283,9 @@ def open_parent(model: str, folder: Path, *, revision: str = "", calibration: bo
         weights={name: sha256_of(folder / name) for name in source.files},
         vocabulary=vocabulary_of({name: (folder / name).read_bytes() for name in TOKENIZER_FILES if name in files}),
         calibration=calibration,
+        side={
+            name: parse_side(name, (folder / name).read_bytes(), model) for name in side_names(files, _modules(folder))
+        },
     )
 
 

@@ -203,7 +203,7 @@ def _shapes(parents: Sequence[Parent], rule: HeadRule) -> list[Problem]:
             present = ours or theirs
             assert present is not None
             role = architecture.role(name, present.shape)
-            if role.kind == "buffer" or (role.head and rule == "apart"):
+            if role.kind == "buffer" or (rule == "apart" and (role.head or "/" in name)):
                 continue
             if ours is None or theirs is None:
                 if architecture.may_lack(name) and (classes_differ or theirs is None):

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from merging.modules import MODULES_FILE, Module, modules_of
 from merging.tensors import TensorSource
 
 
@@ -23,6 +24,7 @@ class StatisticsFact:
     tokens: Mapping[str, int]  # real tokens seen by each covered name (Gram), examples (Fisher)
     examples: int
     nbytes: int = 0
+    variant: str = ""  # of a Fisher: "exact", "sampled" or "empirical"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Parent:
     restricted: bool = False  # private or gated: the result is private too unless its owner says otherwise
     names: Mapping[str, str] = field(default_factory=dict)  # name in a plan -> on disk, where they differ
     rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # name in a plan -> order of its rows on disk
+    side: Mapping[str, Any] = field(default_factory=dict)  # small file -> its data: see `modules.side_names`
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -62,6 +65,11 @@ class Parent:
     def disk(self, name: str) -> str:
         """What the tensor that a plan calls `name` is called on disk; see `merging.alignment`."""
         return self.names.get(name, name)
+
+    @property
+    def modules(self) -> tuple[Module, ...]:
+        """The modules of a sentence-transformers repo; none for a plain transformer."""
+        return modules_of(self.side.get(MODULES_FILE), self.model)
 
     @property
     def weight_bytes(self) -> int:

@@ -18,9 +18,11 @@ from merging.checkpoint import TOKENIZER_FILES, WEIGHT_FILE, WEIGHT_INDEX, layou
 from merging.compatibility import compatibility_problems, covered_architecture
 from merging.errors import InputError, Problem
 from merging.heads import HeadRule, arrange
+from merging.modules import CHAT_FILES, PICTURE_FILES, SENTENCE_FILES
 from merging.parent import Parent
 from merging.recipe import Recipe
 from merging.roles import LINEAR, Architecture, Role
+from merging.sides import side_problems
 from merging.tensors import MERGED_DTYPES, TensorSpec
 
 SHARD_BYTES = 2 * 1024**3  # an output shard is closed before it grows past this
@@ -30,10 +32,12 @@ SIDE_FILES = (
     "special_tokens_map.json",
     "added_tokens.json",
     "generation_config.json",
-    "chat_template.jinja",
-    "preprocessor_config.json",
-    "processor_config.json",
+    *CHAT_FILES,
+    *PICTURE_FILES,
+    "video_preprocessor_config.json",
+    *SENTENCE_FILES,
 )  # carried from a parent; never code
+TEMPLATES = re.compile(r"additional_chat_templates/[\w-]+\.jinja", re.ASCII)  # the chat templates beside the first one
 FILE_ENDINGS = (".json", ".yaml", ".md", ".txt", ".model", ".jinja", ".safetensors", ".gitattributes")
 Action = Literal["merge", "average", "copy"]
 
@@ -109,6 +113,12 @@ class Plan:
         """Peak need of disk: all inputs and the output."""
         return self.download_bytes + self.output_bytes
 
+    def place(self, output: OutputModel, path: str) -> str:
+        """Where a shard stands inside a loadable model: `2_Dense/model.safetensors`, or its plain name."""
+        if self.head_rule != "apart":
+            return path
+        return path.removeprefix(f"{self.recipe.tasks[output.parent]}/")
+
     def parameters(self, output: OutputModel) -> int:
         """Number of values in one loadable model."""
         paths = set(output.shards)
@@ -162,7 +172,10 @@ class Plan:
 def make_plan(recipe: Recipe, parents: Sequence[Parent]) -> Plan:
     """The plan of a recipe for its parents, in the recipe's order. Never raises for bad input: see `problems`."""
     arranged = arrange(parents)
-    problems = [*_recipe_problems(recipe), *compatibility_problems(recipe, arranged.parents, arranged.rule)]
+    sides = side_problems(recipe.tasks, parents, arranged.rule)
+    problems = [*_recipe_problems(recipe), *sides]
+    if not any(problem.severity == "error" for problem in sides):
+        problems += compatibility_problems(recipe, arranged.parents, arranged.rule)
     fetch = tuple(_files(parent) for parent in parents)
     download = sum(_download_bytes(parent, names, recipe) for parent, names in zip(parents, fetch, strict=True))
     if any(problem.severity == "error" for problem in problems):
@@ -223,8 +236,15 @@ def _recipe_problems(recipe: Recipe) -> list[Problem]:
 
 def _files(parent: Parent) -> tuple[str, ...]:
     """What must be on disk of a parent."""
-    wanted = {*parent.weights, "config.json", WEIGHT_INDEX, *SIDE_FILES}
-    return tuple(sorted(name for name in wanted if name in parent.files))
+    wanted = {*parent.weights, "config.json", WEIGHT_INDEX}
+    return tuple(sorted({*(name for name in wanted if name in parent.files), *side_files(parent)}))
+
+
+def side_files(parent: Parent) -> tuple[str, ...]:
+    """Paths of the files beside the weights that are carried from a parent, as far as it has them."""
+    templates = sorted(name for name in parent.files if TEMPLATES.fullmatch(name))
+    wanted = [*SIDE_FILES, *templates, *(module.config for module in parent.modules)]
+    return tuple(name for name in wanted if name in parent.files)
 
 
 def _download_bytes(parent: Parent, files: Sequence[str], recipe: Recipe) -> int:
@@ -243,7 +263,7 @@ def _lay_out(
     for name in sorted({name for parent in parents for name in parent.source.specs}, key=_natural):
         having = [index for index, parent in enumerate(parents) if name in parent.source.specs]
         role = architecture.role(name, parents[having[0]].source.specs[name].shape)
-        if rule == "apart" and (role.head or len(having) < len(parents)):
+        if rule == "apart" and (role.head or "/" in name or len(having) < len(parents)):
             if role.kind != "buffer":
                 for index in having:
                     spec = _output_spec(recipe, parents[index].source.specs[name])
@@ -251,17 +271,33 @@ def _lay_out(
         elif having[0] == 0 and (role.kind != "buffer" or len(having) == len(parents)):
             body.append(_step(recipe, parents, name, role, tuple(having)))
     if rule != "apart":
-        shards = _split(body, "", 0)
+        transformer = [step for step in body if "/" not in step.name]
+        shards = (*_split(transformer, "", 0), *_module_shards(body, ""))
         return shards, (OutputModel("", 0, tuple(shard.path for shard in shards)),)
     shards = _split(body, "", 1)
     total = len(shards) + 1
     names = [f"{task}/{_shard_name(total, total)}" for task in recipe.tasks]
-    own_shards = [(Shard(path, tuple(steps)),) if steps else () for path, steps in zip(names, own, strict=True)]
+    own_shards = [_own_shards(path, steps) for path, steps in zip(names, own, strict=True)]
     paths = [tuple(shard.path for shard in (*shards, *mine)) for mine in own_shards]
     root = recipe.tasks.index(recipe.output.root) if recipe.output.root else 0
     outputs = [OutputModel("", root, paths[root])]
     outputs += [OutputModel(task, i, paths[i]) for i, task in enumerate(recipe.tasks)]
     return (*shards, *(shard for mine in own_shards for shard in mine)), tuple(outputs)
+
+
+def _own_shards(path: str, steps: Sequence[Step]) -> tuple[Shard, ...]:
+    """The shard of one task's head, and those of its modules."""
+    head = tuple(step for step in steps if "/" not in step.name)
+    return (*((Shard(path, head),) if head else ()), *_module_shards(steps, f"{path.rpartition('/')[0]}/"))
+
+
+def _module_shards(steps: Sequence[Step], folder: str) -> tuple[Shard, ...]:
+    """One shard for each module of sentence-transformers (`2_Dense/linear.weight`), in its own folder."""
+    groups: dict[str, list[Step]] = {}
+    for step in steps:
+        if "/" in step.name:
+            groups.setdefault(step.name.rpartition("/")[0], []).append(step)
+    return tuple(Shard(f"{folder}{module}/{WEIGHT_FILE}", tuple(group)) for module, group in groups.items())
 
 
 def _step(recipe: Recipe, parents: Sequence[Parent], name: str, role: Role, inputs: tuple[int, ...]) -> Step:
@@ -272,6 +308,9 @@ def _step(recipe: Recipe, parents: Sequence[Parent], name: str, role: Role, inpu
     method = recipe.method
     if len(inputs) < len(parents):
         return Step(name, spec, role, "average", inputs, f"only {len(inputs)} of {len(parents)} models have it")
+    if "/" in name and method.needs & {"gram", "fisher"}:
+        module = name.rpartition("/")[0]
+        return Step(name, spec, role, "average", inputs, f"no statistics are collected of the module {module}")
     if method.linear_only and role.kind not in LINEAR:
         unknown = role.kind == "other" and len(spec.shape) > 1
         return Step(name, spec, role, "average", inputs, "not known to be a linear layer" if unknown else "")
@@ -289,7 +328,7 @@ def _output_spec(recipe: Recipe, spec: TensorSpec) -> TensorSpec:
     dtype = MERGED_DTYPES[recipe.dtype] if recipe.dtype and spec.dtype.is_floating_point else spec.dtype
     if dtype == torch.float64:
         dtype = torch.float32
-    return TensorSpec(spec.name, spec.shape, dtype)
+    return TensorSpec(spec.name.rpartition("/")[2], spec.shape, dtype)
 
 
 def _split(steps: list[Step], folder: str, extra: int) -> tuple[Shard, ...]:

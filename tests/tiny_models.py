@@ -182,3 +182,40 @@ def pictures(count: int, seed: int = 0) -> list[Any]:
         Image.fromarray(torch.randint(0, 256, (16, 20, 3), generator=generator, dtype=torch.uint8).numpy())
         for _ in range(count)
     ]
+
+
+def save_sentence_model(
+    folder: Path, kind: str = "bert", *, seed: int = 0, dense: int = 0, normalize: bool = True, **config: Any
+) -> Path:
+    """Save a tiny sentence-transformers model: mean pooling, a Dense of `dense` outputs (none for 0), Normalize."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Dense, Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    plain = folder.with_name(f".{folder.name}")
+    save_body(plain, kind, seed=seed)
+    modules: list[Any] = [Transformer(str(plain)), Pooling(SIZES["hidden_size"], "mean")]
+    if dense:
+        modules.append(Dense(SIZES["hidden_size"], dense))
+        generator = torch.Generator().manual_seed(seed + 2)
+        with torch.no_grad():
+            for parameter in modules[-1].parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    if normalize:
+        modules.append(Normalize())
+    SentenceTransformer(modules=modules, device="cpu", **config).save(str(folder), create_model_card=False)
+    return folder
+
+
+def save_body(folder: Path, kind: str = "bert", *, seed: int = 0, **changes: Any) -> Path:
+    """Save a tiny model without a head (BertModel, ...), with its tokenizer."""
+    config = tiny_config(kind, **changes)
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(config)
+    generator = torch.Generator().manual_seed(seed + 1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
