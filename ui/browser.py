@@ -8,7 +8,7 @@ in between, so that no keystroke is lost, and what the button sends is what the 
 from ui.previews import TITLE
 
 OPEN = """() => {
-    window.mergePage = {wrote: {}, picks: 0}  // what the form itself wrote last, by field; choices made in the search
+    window.mergePage = {wrote: {}, picks: 0, turn: 0}  // written by the form; choices in the search; previews
     const search = (event) => event.target.closest?.('#search')
     document.addEventListener('input', (event) => { if (search(event)) window.mergePage.picks++ }, true)
     document.addEventListener('pointerdown', (event) => {
@@ -63,6 +63,7 @@ SUBMITTED = """(submitted) => {
     history.replaceState(history.state, '', submitted.job)
 }"""  # a reload shows the job
 
+COUNTED = "(turn, ...rest) => [++window.mergePage.turn, ...rest]"
 PICKS = "() => window.mergePage.picks"
 TYPED = "() => document.querySelector('#search input').value"  # Gradio's own event may repeat an older text
 ASK_AGAIN = """(asked) => {

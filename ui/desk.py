@@ -1,7 +1,6 @@
 """What the pages and the public API ask of the floors below, with the answers that many may share."""
 
 import hashlib
-import itertools
 import threading
 import time
 from collections import OrderedDict
@@ -51,27 +50,28 @@ class Recent:
 
 
 class Turns:
-    """Which question of a session is its newest: the answer to an older one may come later, and is not shown."""
+    """Which question of a session is its newest: the answer to an older one may come later, and is not shown.
+
+    The browser counts: Gradio's queue does not keep the order of different events.
+    """
 
     def __init__(self, most: int = 10_000) -> None:
         self._most = most
         self._asked: OrderedDict[str, int] = OrderedDict()
-        self._count = itertools.count(1)
         self._lock = threading.Lock()
 
-    def take(self, session: str) -> int:
-        """A question is asked: its number."""
+    def take(self, session: str, turn: int) -> None:
+        """The session's question of this number is here."""
         with self._lock:
-            self._asked[session] = turn = next(self._count)
+            self._asked[session] = max(turn, self._asked.get(session, turn))
             self._asked.move_to_end(session)
             while len(self._asked) > self._most:
                 self._asked.popitem(last=False)
-            return turn
 
     def newest(self, session: str, turn: int) -> bool:
-        """Whether nothing was asked since."""
+        """Whether nothing that was asked later is here."""
         with self._lock:
-            return self._asked.get(session, turn) == turn
+            return self._asked.get(session, turn) <= turn
 
 
 def who(hub: Hub) -> str:

@@ -61,6 +61,7 @@ class MergePage:
 
     def build(self, page: gr.Blocks) -> None:
         """Lay the page out inside the `page` that is open, and wire it."""
+        self.turn = gr.Number(0, visible=False)  # a preview's number; made first: `browser.COUNTED` wants so
         self.draft = gr.State({"models": []})
         self.known = gr.State({})  # model -> Parent, as last resolved
         self.nonce = gr.State("")
@@ -173,6 +174,7 @@ class MergePage:
             self.yaml,
             self.search,
             self.picks,
+            self.turn,
             *self.controls.values(),
         }
         shown: list[Any] = [self.preview, self.note, self.worker, self.parameters_note, self.output_note, self.offer]
@@ -182,12 +184,14 @@ class MergePage:
         written = [self.named, *(self.controls[f"output.{one}"] for one in ("name", "owner", "root")), self.yaml]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
+        asked: dict[str, Any] = {"js": browser.COUNTED, "concurrency_limit": 8, **quiet}
+
         def settle(event: Any) -> Any:
             offered = [self.offer, self.controls["output.root"]]
             return event.then(None, offered, written, js=browser.SETTLE, api_visibility="private")
 
         def refresh(event: Any) -> None:
-            settle(settle(event).then(self._preview, inputs, shown, concurrency_limit=8, **quiet))
+            settle(settle(event).then(self._preview, inputs, shown, **asked))
 
         asking: dict[str, Any] = {"js": browser.TYPED, "queue": False, "trigger_mode": "once"}
         found = self.search.key_up(self._search, self.asked, [self.search, self.asked], **asking, **quiet)
@@ -200,7 +204,7 @@ class MergePage:
         opened = page.load(None, None, None, js=browser.OPEN, api_visibility="private")
         refresh(opened.then(self._open, inputs, form, **quiet))
         for touched in self._touched():
-            settle(touched(self._preview, inputs, shown, trigger_mode="always_last", concurrency_limit=8, **quiet))
+            settle(touched(self._preview, inputs, shown, trigger_mode="always_last", **asked))
         merging = [self.note, self.nonce, self.submitted, *self.view.outputs]
         merged = self.button.click(self._merge, inputs, merging, **quiet)
         merged.then(None, self.submitted, None, js=browser.SUBMITTED, api_visibility="private")
@@ -287,9 +291,10 @@ class MergePage:
 
     def _preview(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """Everything that follows from the form, shown anew."""
-        turn = self._turns.take(request.session_hash or "")
+        session, turn = request.session_hash or "", int(data[self.turn])
+        self._turns.take(session, turn)
         updates = self._follows(data, token, request)
-        return updates if self._turns.newest(request.session_hash or "", turn) else {self.preview: gr.skip()}
+        return updates if self._turns.newest(session, turn) else {self.preview: gr.skip()}
 
     def _follows(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         with spoken():

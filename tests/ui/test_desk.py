@@ -67,9 +67,10 @@ def test_nobodys_preview_says_nothing_of_the_output(hub: LoopbackHub, desk: Desk
 def test_only_the_newest_question_of_a_session_is_answered() -> None:
     """Sessions do not outdate each other; one that is long forgotten is answered."""
     turns = Turns(most=2)
-    first, other, second = turns.take("a"), turns.take("b"), turns.take("a")
-    assert not turns.newest("a", first)
-    assert turns.newest("a", second)
-    assert turns.newest("b", other)
-    turns.take("c")
-    assert turns.newest("b", other)
+    for session, turn in (("a", 2), ("b", 1), ("a", 1)):
+        turns.take(session, turn)
+    assert not turns.newest("a", 1)
+    assert turns.newest("a", 2)
+    assert turns.newest("b", 1)
+    turns.take("c", 1)
+    assert turns.newest("b", 1)
