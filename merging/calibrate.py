@@ -9,6 +9,7 @@ name on disk, which is proven by value (`merging.naming`). The model has to fit 
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +20,12 @@ from transformers.pytorch_utils import Conv1D
 from merging.architecture import GENERIC, architecture_of
 from merging.checkpoint import Checkpoint, sha256_of
 from merging.errors import InputError
-from merging.experts import ExpertLayer, find_experts
-from merging.fishers import FisherCollector, output_of
+from merging.experts import ExpertLayer, find_experts, packed_experts
+from merging.fishers import FisherCollector
 from merging.grams import GramCollector, Masks, SharingChanged, shared_inputs
 from merging.loading import Example, Loaded, batches, encode, load
 from merging.naming import Names, prove_names
+from merging.objectives import gold_of, head_of
 from merging.progress import Progress
 from merging.roles import Kind as RoleKind
 from merging.statistics import Provenance, write_fisher, write_gram
@@ -46,13 +48,18 @@ def collect(
     revision: str = "",
     dataset: str = "",
     dataset_revision: str = "",
+    variant: str = "auto",
+    labels: Sequence[Any] | None = None,
 ) -> Generator[Progress, None, Path]:
     """Run the model on `examples` of the texts (drawn by `seed`) and write the statistics file `out`.
 
-    Reports examples done. Raises InputError when there is no text, when the model does not load or has no layer that
-    statistics can be collected for, or when it gives NaN.
+    `variant` is that of a Fisher, exact, sampled, empirical or by the kind of model ("auto", see
+    `merging.objectives`); `labels`, one for each of the texts, are read for the empirical one alone. Reports examples
+    done. Raises InputError when there is no text, when the model does not load or has no layer that statistics can be
+    collected for, when the empirical Fisher lacks its labels, or when the model gives NaN.
     """
-    chosen = choose_texts(texts, examples, seed)
+    rows = _choose_rows(texts, examples, seed)
+    chosen = [texts[row] for row in rows]
     attention = "eager" if kind == "fisher" else None
     loaded = load(folder, max_length=max_length, device=device, attention=attention, name=model)
     checkpoint = Checkpoint(folder)
@@ -76,12 +83,18 @@ def collect(
     with _exact_products():
         if kind == "gram":
             return (yield from _collect_gram(loaded, names, experts, chosen, batch_size, provenance, out))
-        return (yield from _collect_fisher(loaded, names, chosen, provenance, out))
+        labelled = [(texts[row], None if labels is None else labels[row]) for row in rows]
+        disk = tuple(checkpoint.specs)
+        return (yield from _collect_fisher(loaded, names, experts, disk, labelled, variant, provenance, out))
 
 
 def choose_texts(texts: Sequence[Example], examples: int, seed: int) -> list[Example]:
     """`examples` different rows of `texts`, drawn by `seed`; all where there are fewer. Blank ones do not count."""
-    real = [text for text in texts if not isinstance(text, str) or text.strip()]
+    return [texts[row] for row in _choose_rows(texts, examples, seed)]
+
+
+def _choose_rows(texts: Sequence[Example], examples: int, seed: int) -> list[int]:
+    real = [row for row, text in enumerate(texts) if not isinstance(text, str) or text.strip()]
     if not real or examples < 1:
         raise InputError("There is no text to calibrate with", "every row is empty", "Give at least one sentence")
     order = torch.randperm(len(real), generator=torch.Generator().manual_seed(seed)).tolist()
@@ -189,19 +202,36 @@ def _run_gram(
 
 
 def _collect_fisher(
-    loaded: Loaded, names: Names, texts: Sequence[Example], provenance: Provenance, out: Path
+    loaded: Loaded,
+    names: Names,
+    experts: Sequence[ExpertLayer],
+    disk: Sequence[str],
+    examples: Sequence[tuple[Example, Any]],
+    wish: str,
+    provenance: Provenance,
+    out: Path,
 ) -> Generator[Progress, None, Path]:
-    output = output_of(loaded.model)
-    collector = FisherCollector(loaded.model, list(names.disk), output)
-    for index, text in enumerate(texts):
-        collector.add(encode(loaded, [text]), torch.Generator().manual_seed(provenance.seed * 1_000_003 + index))
-        if index % 10 == 9 or index + 1 == len(texts):
-            yield Progress("calibrate", index + 1, len(texts), "examples", "Fisher information")
-    values = {names.disk[name]: value for name, value in collector.means().items()}
+    head = head_of(loaded)
+    variant = head.variant(wish)
+    gold = [gold_of(loaded, head, *example) if variant == "empirical" else None for example in examples]
+    packed = packed_experts(loaded.model, experts)
+    collector = FisherCollector(loaded.model, [*names.disk, *packed], head, variant)
+    for index, (example, _) in enumerate(examples):
+        generator = torch.Generator().manual_seed(provenance.seed * 1_000_003 + index)
+        collector.add(encode(loaded, [example]), generator, gold[index])
+        if index % 10 == 9 or index + 1 == len(examples):
+            yield Progress("calibrate", index + 1, len(examples), "examples", "Fisher information")
+    values: dict[str, Tensor] = {}
+    for name, value in collector.means().items():
+        values |= packed[name](value) if name in packed else {names.disk[name]: value}
     for name, value in values.items():
         if not bool(value.isfinite().all()):
             raise InputError(f"The gradient of {name} is not finite", "the model gives NaN", "Mend it")
-    return write_fisher(out, values, provenance, variant="sampled" if output == "tokens" else "exact")
+    skipped = {name: why for name, why in names.skipped.items() if name not in packed}
+    other = "no parameter of its own: a buffer, or a copy of another tensor"
+    skipped |= {name: skipped.get(name, other) for name in disk if name not in values}
+    provenance = replace(provenance, skipped=skipped)
+    return write_fisher(out, values, provenance, variant=variant, output=head.output)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ weights stand one by one (`experts.0.w1`, or `experts.0.gate_proj`). The router 
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,15 @@ class ExpertLayer:
         return {
             name: leader for gate, up, down in self.names for name, leader in ((gate, gate), (up, gate), (down, down))
         }
+
+    def split_gate_up(self, values: Tensor) -> dict[str, Tensor]:
+        """Values of `gate_up_proj` by the disk names of the gates and the ups."""
+        halves = [zip(names[:2], part.chunk(2), strict=True) for names, part in zip(self.names, values, strict=True)]
+        return {name: half for pair in halves for name, half in pair}
+
+    def split_down(self, values: Tensor) -> dict[str, Tensor]:
+        """Values of `down_proj` by disk name."""
+        return {down: part for (_, _, down), part in zip(self.names, values, strict=True)}
 
     def rows(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], mask: Tensor) -> Iterator[tuple[str, Tensor]]:
         """(disk name of the leader, inputs (tokens, in) float32) of every expert, padding left out.
@@ -62,6 +71,16 @@ def find_experts(model: nn.Module, disk: TensorSource) -> list[ExpertLayer]:
         if all(None not in names for names in found):
             layers.append(ExpertLayer(module, tuple(found)))  # type: ignore[arg-type]
     return layers
+
+
+def packed_experts(model: nn.Module, layers: Sequence[ExpertLayer]) -> dict[str, Callable[[Tensor], dict[str, Tensor]]]:
+    """Name of each packed parameter -> what splits a tensor of its shape into those of the experts, by disk name."""
+    places = {id(module): name for name, module in model.named_modules()}
+    split: dict[str, Callable[[Tensor], dict[str, Tensor]]] = {}
+    for layer in layers:
+        split[f"{places[id(layer.module)]}.gate_up_proj"] = layer.split_gate_up
+        split[f"{places[id(layer.module)]}.down_proj"] = layer.split_down
+    return split
 
 
 def _proven(values: Tensor, disk: TensorSource, names: list[str], number: int) -> str | None:

@@ -1,46 +1,33 @@
-"""The diagonal Fisher: mean over examples of E_y∼p(y|x) (∂ log p(y|x) / ∂θ)², squared per example.
+"""The diagonal Fisher: mean over examples of E_y (∂ log p(y|x) / ∂θ)², squared per example (Matena & Raffel 2022).
 
-Classifiers: the expectation is exact, over all classes: one forward pass of one example, and the gradients of all
-classes in one batched backward pass. Several independent labels: the sum over labels of p(1−p)(∂z/∂θ)²; one number
-(regression): (∂z/∂θ)². Causal language models: y is sampled, one token at each position given the real text before
-it, and the log-probabilities are summed over the sequence (Matena & Raffel 2022, section 3; ALGORITHMS section 2).
+What y is for each kind of model, and which of the variants is the default, stands in `merging.objectives`:
+
+* exact: y ∼ p(y|x), the expectation in closed form: one gradient for each class of each decision;
+* sampled: one y ∼ p(y|x) for each example, one gradient: the same expectation, with noise;
+* empirical: the true y. Another quantity, near 0 where the model is right; never to be mixed with the other two.
+
+Values are sums over the decisions of an example and means over examples, not divided by anything else: norms, floor
+and coefficients belong to the merge (`merging.methods.fisher`).
 
 The weight of a linear layer gets no gradient from autograd: that of example x is Σ_t δ_t x_tᵀ, built from the
 layer's inputs and the gradients at its outputs one layer at a time, so that the sums stay in the cache; an
-embedding's touches only the rows that were looked up. All other parameters, and tied ones, go through autograd.
-What is not covered: token classification, masked language models, sequence-to-sequence, models without a head.
+embedding's touches only the rows that were looked up. All other parameters, tied ones, convolutions and packed
+experts go through autograd.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from merging.errors import InputError
+from merging.objectives import Head, Variant
 
 CLASSES = 16  # gradients held at a time
-Output = Literal["classes", "labels", "number", "tokens"]
-
-
-def output_of(model: Any) -> Output:
-    """What the model's logits mean. Raises InputError where the Fisher of such a model is not defined here."""
-    name, config = type(model).__name__, model.config
-    if name.endswith("ForSequenceClassification"):
-        problem = getattr(config, "problem_type", None)
-        if config.num_labels == 1 or problem == "regression":
-            return "number"
-        return "labels" if problem == "multi_label_classification" else "classes"
-    if name.endswith(("ForCausalLM", "LMHeadModel")):
-        return "tokens"
-    raise InputError(
-        f"No Fisher for {name}",
-        "it is collected for text classifiers and causal language models only",
-        "Use a model with such a head, or a method without Fisher",
-    )
+PLAIN_BYTES = 2**30  # of gradients that autograd holds at a time
 
 
 @dataclass
@@ -55,41 +42,81 @@ class _Call:
 class FisherCollector:
     """Sums squared gradients of one example at a time into `sums`, by parameter name, float32."""
 
-    def __init__(self, model: nn.Module, wanted: Sequence[str], output: Output) -> None:
+    def __init__(self, model: nn.Module, wanted: Sequence[str], head: Head, variant: Variant) -> None:
         """`wanted` are parameter names of `model`, whose gradients are switched off when none of them needs any."""
-        self.model, self.output = model, output
-        parameters = dict(model.named_parameters())
+        self.model, self.head, self.variant = model, head, variant
+        self.wanted, self.parameters = list(wanted), dict(model.named_parameters())
         self.linears, self.embeddings = _direct(model, set(wanted))
-        direct = {f"{key}.weight" for key in (*self.linears, *self.embeddings)}
-        self.plain = [name for name in wanted if name not in direct]
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(name in self.plain)
-        self.sums = {name: torch.zeros_like(parameters[name], requires_grad=False) for name in wanted}
-        self._plain = [parameters[name] for name in self.plain]
+        self.sums = {name: torch.zeros_like(self.parameters[name], requires_grad=False) for name in wanted}
         self.examples = 0
+        self._settle()
 
-    def add(self, inputs: Mapping[str, Tensor], generator: torch.Generator) -> None:
-        """Add one example: `inputs` is a batch of one without padding. `generator` (CPU) draws sampled tokens."""
+    def add(self, inputs: Mapping[str, Tensor], generator: torch.Generator, gold: Tensor | None = None) -> None:
+        """Add one example: `inputs` is a batch of one without padding.
+
+        `generator` (CPU) draws answers for the sampled variant; `gold` are the true ones, for the empirical.
+        """
+        if not self.examples:
+            self._give_up_read_weights(inputs)
         with torch.enable_grad(), self._record() as calls:
-            logits = self.model(**inputs).logits.float()
-            values, scales = _objective(logits, self.output, generator)
-        for begin in range(0, len(values), CLASSES):
-            keep = begin + CLASSES < len(values)
-            self._add_gradients(calls, values, scales, range(begin, min(begin + CLASSES, len(values))), keep)
+            decisions = self.head.decisions(self.model(**inputs), inputs)
+            if self.variant == "exact":
+                values, scales = decisions.exact()
+            else:
+                answers = decisions.draw(generator) if self.variant == "sampled" else gold
+                assert answers is not None, "the empirical Fisher needs gold answers"
+                values = decisions.log_probability(answers)[None]
+                scales = torch.ones_like(values.detach())
+        for begin in range(0, len(values), self._chunk):
+            end = min(begin + self._chunk, len(values))
+            self._add_gradients(calls, values, scales, range(begin, end), keep=end < len(values))
         self.examples += 1
 
     def means(self) -> dict[str, Tensor]:
         """The Fisher by parameter name, float32 on the CPU. Empties the sums."""
         return {name: (self.sums.pop(name) / max(1, self.examples)).cpu() for name in list(self.sums)}
 
+    def _settle(self) -> None:
+        """Autograd is asked for what no direct layer owns, and holds as many gradients at a time as fit."""
+        direct = {f"{key}.weight" for key in (*self.linears, *self.embeddings)}
+        self.plain = [name for name in self.wanted if name not in direct]
+        for name, parameter in self.parameters.items():
+            parameter.requires_grad_(name in self.plain)
+        self._plain: list[Tensor] = [self.parameters[name] for name in self.plain]
+        held = sum(4 * parameter.numel() for parameter in self._plain)
+        self._chunk = max(1, min(CLASSES, PLAIN_BYTES // max(1, held)))
+
+    def _give_up_read_weights(self, inputs: Mapping[str, Tensor]) -> None:
+        """Leave weights to autograd that the model reads without calling their layer (DeBERTa's relative positions).
+
+        Seen by a forward pass in which a weight asks for a gradient except inside its own layer's call.
+        """
+        layers = self.linears | self.embeddings
+        handles = []
+        for module in layers.values():
+            module.weight.requires_grad_()
+            handles.append(module.register_forward_pre_hook(lambda module, args: _ask(module, False)))
+            handles.append(module.register_forward_hook(lambda module, args, output: _ask(module, True)))
+        try:
+            with torch.enable_grad():
+                logits = self.head.decisions(self.model(**inputs), inputs).logits
+        finally:
+            for handle in handles:
+                handle.remove()
+        weights = [module.weight for module in layers.values()]
+        if logits.requires_grad:
+            found = torch.autograd.grad(logits.sum(), weights, allow_unused=True)
+            for key, gradient in zip(layers, found, strict=True):
+                if gradient is not None:
+                    self.linears.pop(key, None)
+                    self.embeddings.pop(key, None)
+        self._settle()
+
     def _add_gradients(self, calls: list[_Call], values: Tensor, scales: Tensor, chunk: range, keep: bool) -> None:
         """Square and add √scale · ∂value of the values in `chunk`."""
         seeds = torch.zeros(len(chunk), len(values), device=values.device)
         seeds[range(len(chunk)), list(chunk)] = scales[chunk.start : chunk.stop].sqrt()
-        targets = [call.output for call in calls] + self._plain
-        gradients = torch.autograd.grad(
-            values, targets, seeds, retain_graph=keep, is_grads_batched=True, allow_unused=True
-        )
+        gradients = _gradients(values, [call.output for call in calls] + self._plain, seeds, keep)
         for name, gradient in zip(self.plain, gradients[len(calls) :], strict=True):
             if gradient is not None:
                 self.sums[name].add_(gradient.square().sum(0))
@@ -129,6 +156,22 @@ class FisherCollector:
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _gradients(values: Tensor, targets: list[Tensor], seeds: Tensor, keep: bool) -> tuple[Tensor | None, ...]:
+    """seeds · ∂values/∂target of each target, (seeds, *target.shape); None where no value depends on it.
+
+    One seed goes through plain autograd, which has a rule for every operation; several go as one batch.
+    """
+    options: dict[str, Any] = {"retain_graph": keep, "allow_unused": True}
+    if len(seeds) > 1:
+        return torch.autograd.grad(values, targets, seeds, is_grads_batched=True, **options)
+    found = torch.autograd.grad(values, targets, seeds[0], **options)
+    return tuple(None if gradient is None else gradient[None] for gradient in found)
+
+
+def _ask(module: Any, gradient: bool) -> None:
+    module.weight.requires_grad_(gradient)
 
 
 def _direct(model: nn.Module, wanted: set[str]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -171,19 +214,3 @@ def _add_embedding(total: Tensor, pairs: list[tuple[Tensor, Tensor]], padding: i
     if padding is not None:
         squares[found == padding] = 0
     total.index_add_(0, found, squares)
-
-
-def _objective(logits: Tensor, output: Output, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """(values, scales): the Fisher is Σ scale · (∂value/∂θ)²."""
-    if output == "tokens":
-        logs = logits[0].log_softmax(-1)  # (tokens, vocabulary)
-        drawn = torch.multinomial(logs.detach().exp().cpu(), 1, generator=generator).to(logs.device)
-        return logs.gather(1, drawn).sum()[None], torch.ones(1, device=logs.device)
-    row = logits[0]  # (classes,)
-    if output == "classes":
-        logs = row.log_softmax(-1)
-        return logs, logs.detach().exp()
-    if output == "labels":
-        chance = row.detach().sigmoid()
-        return row, chance * (1 - chance)
-    return row, torch.ones_like(row.detach())

@@ -25,6 +25,8 @@ from merging.tensors import TensorSpec
 
 FORMAT, VERSION = "merge-statistics", "1"
 KINDS = ("gram", "fisher")
+VARIANTS = ("exact", "sampled", "empirical")  # of a Fisher
+FISHER_SCALE = "squared gradient of log p summed over an example, mean over examples"  # not normalised, no floor
 SIZE_LIMIT = 131_072  # inputs of one layer
 COUNT_LIMIT = 2**53  # tokens and examples
 NAME_LIMIT = 200_000  # names in one table
@@ -122,10 +124,12 @@ def fact_from_header(header: Header, *, source: str, sha256: str = "", nbytes: i
         read = _gram_tables if kind == "gram" else _fisher_tables
         keys, tokens = read(header)
         _require(bool(keys), "it covers no tensor")
+        _require(kind == "gram" or metadata.get("variant") in VARIANTS, "it does not say which Fisher it is")
         examples = _count(metadata.get("examples", ""), "examples")
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{source} has a broken header", _sentence(error), "Collect the statistics again") from None
-    return StatisticsFact(kind, source, sha256, weights, keys, tokens, examples, nbytes)
+    variant = metadata.get("variant", "") if kind == "fisher" else ""
+    return StatisticsFact(kind, source, sha256, weights, keys, tokens, examples, nbytes, variant)
 
 
 def check_values(path: Path) -> None:
@@ -164,12 +168,19 @@ def write_gram(
     return _save(path, specs, lambda key: pack_triangle(grams[key]), metadata)
 
 
-def write_fisher(path: Path, values: Mapping[str, Tensor], provenance: Provenance, *, variant: str = "exact") -> Path:
-    """Write a Fisher file: `values` by disk name, each in its tensor's shape."""
+def write_fisher(
+    path: Path, values: Mapping[str, Tensor], provenance: Provenance, *, variant: str = "exact", output: str = "classes"
+) -> Path:
+    """Write a Fisher file: `values` by disk name, each in its tensor's shape.
+
+    `variant` says which Fisher it is and `output` what the model gives, see `merging.objectives`.
+    """
     stored = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in values.items()}
     metadata = provenance.metadata() | {
         "kind": "fisher",
         "variant": variant,
+        "output": output,
+        "scale": FISHER_SCALE,
         "moments": json.dumps({name: moments_of(tensor) for name, tensor in stored.items()}),
         "tokens": json.dumps(dict.fromkeys(stored, provenance.examples)),
     }

@@ -1,4 +1,4 @@
-"""Gram and Fisher of real tiny models against computations written here: hooks and plain linear algebra, autograd."""
+"""Gram matrices of real tiny models against computations written here: hooks and plain linear algebra."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,6 @@ from transformers.pytorch_utils import Conv1D
 
 from merging.calibrate import choose_texts, collect
 from merging.errors import InputError
-from merging.fishers import CLASSES, FisherCollector
 from merging.grams import GramCollector, Masks, SharingChanged, real_rows, shared_inputs
 from merging.naming import prove_names
 from merging.progress import Progress
@@ -191,122 +190,6 @@ def test_wide_layers_are_summed_by_blocks(monkeypatch: pytest.MonkeyPatch, tmp_p
     torch.testing.assert_close(blocks.gram(name), gram, rtol=1e-5, atol=1e-7)
 
 
-def reference_fisher(model: Any, inputs: list[Any], objective: Any) -> dict[str, Tensor]:
-    """E of the squared gradient, one backward pass of plain autograd per example and output."""
-    total = {name: torch.zeros_like(value, dtype=torch.float64) for name, value in model.named_parameters()}
-    for example in inputs:
-        values, weights = objective(model(**example).logits)
-        for value, weight in zip(values, weights, strict=True):
-            model.zero_grad()
-            value.backward(retain_graph=True)
-            for name, parameter in model.named_parameters():
-                if parameter.grad is not None:
-                    total[name] += float(weight) * parameter.grad.double().square()
-    return {name: value / len(inputs) for name, value in total.items()}
-
-
-def classes(logits: Tensor) -> tuple[Any, Any]:
-    """log p and p of one text."""
-    return logits[0].log_softmax(-1), logits[0].softmax(-1).detach()
-
-
-def close(found: Tensor, expected: Tensor, largest: float) -> bool:
-    """Equal to 1e-4 of the tensor, but for what is 0 and rounding (a key's bias moves no softmax)."""
-    return float((found - expected).norm()) <= 1e-4 * float(expected.norm()) + 1e-10 * largest
-
-
-@pytest.mark.parametrize(("kind", "many"), [("bert", 3), ("llama", 3), ("gpt2", 2), ("bert", CLASSES + 3)])
-def test_fisher_is_the_exact_expectation_per_example(tmp_path: Path, kind: str, many: int) -> None:
-    """Every parameter has Σ_y p(y|x)(∂log p(y|x)/∂θ)², averaged over examples: embeddings, norms, biases, head."""
-    folder = save_tiny(tmp_path / kind, kind, labels=[f"l{i}" for i in range(many)])
-    texts = [*TEXTS[:3], "[PAD] one one two"]  # a token twice, and one that padding_idx keeps from learning
-    statistics, _ = run("fisher", folder, texts)
-    model, tokenizer = loaded(folder)
-    expected = reference_fisher(model, [tokenizer(text, return_tensors="pt") for text in texts], classes)
-    assert set(statistics.fact.keys) == set(expected) == set(load_file(folder / "model.safetensors"))
-    largest = max(float(value.max()) for value in expected.values())
-    for name, value in expected.items():
-        found = statistics.read(name).reshape(value.shape).double()
-        assert close(found, value, largest), name
-    assert statistics.metadata["variant"] == "exact"
-    assert statistics.fact.tokens["classifier.weight" if kind == "bert" else "score.weight"] == 4
-
-
-def test_fisher_is_not_the_square_of_the_batch_gradient(tmp_path: Path) -> None:
-    """Squaring after the mean over examples loses most of it."""
-    folder = save_tiny(tmp_path / "bert", labels=("a", "b", "c"))
-    statistics, _ = run("fisher", folder, TEXTS)
-    model, tokenizer = loaded(folder)
-    batch = tokenizer(TEXTS, padding=True, return_tensors="pt")
-    logs = model(**batch).logits.log_softmax(-1)
-    name = "bert.encoder.layer.0.output.dense.weight"
-    weight = model.get_parameter(name)
-    squared = torch.zeros_like(weight)
-    for label in range(3):
-        gradient = torch.autograd.grad((logs[:, label]).mean(), weight, retain_graph=True)[0]
-        squared += logs[:, label].exp().mean().detach() * gradient.square()
-    assert float(squared.sum()) < 0.9 * statistics.moments(name)[1]
-
-
-class OneLayer(nn.Module):
-    """Logits Wx: the golden case's model."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(2, 3, bias=False)
-        self.layer.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
-
-    def forward(self, x: Tensor) -> Any:
-        """The logits as transformers gives them."""
-        return transformers.modeling_outputs.SequenceClassifierOutput(logits=self.layer(x))
-
-
-def test_golden_fisher_of_a_softmax_head() -> None:
-    """Case C2 of the reference: p_c(1−p_c) x_j²."""
-    collector = FisherCollector(OneLayer(), ["layer.weight"], "classes")
-    collector.add({"x": torch.tensor([[1.0, 2.0]])}, torch.Generator())
-    golden = torch.tensor([[0.184836, 0.739346], [0.222695, 0.890782], [0.081925, 0.327700]])
-    torch.testing.assert_close(collector.means()["layer.weight"], golden, rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("problem", ["regression", "multi_label_classification"])
-def test_fisher_of_a_number_and_of_independent_labels(tmp_path: Path, problem: str) -> None:
-    """A number: (∂z)². Independent labels: Σ p(1−p)(∂z)²."""
-    many = 1 if problem == "regression" else 3
-    folder = save_tiny(tmp_path / "bert", labels=[f"l{i}" for i in range(many)], problem_type=problem)
-    statistics, _ = run("fisher", folder, TEXTS[:3])
-    model, tokenizer = loaded(folder)
-
-    def objective(logits: Tensor) -> tuple[Any, Any]:
-        p = logits[0].detach().sigmoid()
-        return logits[0], torch.ones(1) if many == 1 else p * (1 - p)
-
-    expected = reference_fisher(model, [tokenizer(text, return_tensors="pt") for text in TEXTS[:3]], objective)
-    largest = max(float(value.max()) for value in expected.values())
-    for name, value in expected.items():
-        found = statistics.read(name).reshape(value.shape).double()
-        assert close(found, value, largest), name
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
-def test_fisher_of_a_language_model_samples_from_the_model(tmp_path: Path, kind: str) -> None:
-    """The mean of many samples is the expectation: Σ_t Σ_y p(y|x_≤t)(∂log p)², tied embeddings included."""
-    folder = save_tiny(tmp_path / kind, kind, labels=None, tie_word_embeddings=kind == "gpt2")
-    statistics, _ = run("fisher", folder, ["one two a"] * 400)
-    assert statistics.metadata["variant"] == "sampled"
-    model, tokenizer = loaded(folder)
-
-    def every_token(logits: Tensor) -> tuple[Any, Any]:
-        return logits[0].log_softmax(-1).reshape(-1), logits[0].softmax(-1).detach().reshape(-1)
-
-    expected = reference_fisher(model, [tokenizer("one two a", return_tensors="pt")], every_token)
-    assert set(statistics.fact.keys) == set(load_file(folder / "model.safetensors"))
-    for name in statistics.fact.keys:
-        ratio = statistics.moments(name)[1] / float(expected[name].sum())
-        assert 0.8 < ratio < 1.25, (name, ratio)
-
-
 def test_the_header_says_what_the_statistics_belong_to(tmp_path: Path) -> None:
     """Weights' SHA-256, model, data, number of examples, and progress up to the end."""
     import hashlib
@@ -321,15 +204,8 @@ def test_the_header_says_what_the_statistics_belong_to(tmp_path: Path) -> None:
     assert [(report.done, report.total) for report in reports] == [(4, 6), (6, 6)]
 
 
-def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
-    """Which texts are drawn, and the bytes, depend on the seed alone."""
-    folder = save_tiny(tmp_path / "llama", "llama", labels=None)
-    files = []
-    for number, seed in enumerate((1, 1, 2)):
-        out = tmp_path / f"{number}.safetensors"
-        list(collect("fisher", folder, TEXTS, out, examples=3, seed=seed))
-        files.append(out.read_bytes())
-    assert files[0] == files[1] != files[2]
+def test_the_same_seed_draws_the_same_texts() -> None:
+    """Which texts are drawn, and in which order, depends on the seed alone; blank ones are none."""
     assert choose_texts(["a", " ", "b", "c"], 2, 0) == choose_texts(["a", " ", "b", "c"], 2, 0)
     assert sorted(choose_texts(["a", " ", "b", "c"], 9, 0)) == ["a", "b", "c"]
 
@@ -347,22 +223,6 @@ def test_padding_is_on_the_right_and_may_be_the_end_token(tmp_path: Path) -> Non
     torch.testing.assert_close(
         statistics.gram("transformer.h.1.mlp.c_proj.weight").double(), total / count, rtol=1e-5, atol=1e-7
     )
-
-
-def rename(folder: Path, change: Any) -> None:
-    """Save the weights under other names."""
-    path = folder / "model.safetensors"
-    save_file({change(name): value for name, value in load_file(path).items()}, path, metadata={"format": "pt"})
-
-
-def test_statistics_are_keyed_by_the_names_on_disk(tmp_path: Path) -> None:
-    """A file with old norm names: keys are those of the file, not those of the modules."""
-    folder = save_tiny(tmp_path / "bert")
-    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-    rename(folder, lambda name: next((name.replace(new, was) for new, was in old.items() if new in name), name))
-    statistics, _ = run("fisher", folder, TEXTS[:2])
-    assert set(statistics.fact.keys) == set(load_file(folder / "model.safetensors"))
-    assert "bert.embeddings.LayerNorm.gamma" in statistics.fact.keys
 
 
 def test_a_head_that_is_not_on_disk_is_skipped_with_its_reason(tmp_path: Path) -> None:
@@ -398,15 +258,14 @@ def test_names_are_proven_by_value() -> None:
 
 
 def test_bad_input_has_a_sentence(tmp_path: Path) -> None:
-    """No text, no head, no weights, no such class, no GPU."""
+    """No text, no weights, no such class, no GPU."""
     folder = save_tiny(tmp_path / "bert")
     with pytest.raises(InputError, match=r"There is no text to calibrate with: every row is empty\."):
         run("gram", folder, [" ", ""], examples=5)
     config = json.loads((folder / "config.json").read_text())
-    for name, text in (("BertModel", "No Fisher for BertModel"), ("NoSuchModel", "transformers has no such class")):
-        (folder / "config.json").write_text(json.dumps({**config, "architectures": [name]}))
-        with pytest.raises(InputError, match=text):
-            run("fisher", folder, TEXTS)
+    (folder / "config.json").write_text(json.dumps({**config, "architectures": ["NoSuchModel"]}))
+    with pytest.raises(InputError, match="transformers has no such class"):
+        run("gram", folder, TEXTS)
     (folder / "config.json").write_text(json.dumps(config))
     if not torch.cuda.is_available():
         with pytest.raises(InputError, match="device cuda: this machine has none"):
