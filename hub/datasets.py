@@ -1,4 +1,7 @@
-"""Text, with labels or without, from a dataset of the Hub or a local file: what statistics and scores are made from.
+"""Examples, with labels or without, from a dataset of the Hub or local files: what statistics and scores are made from.
+
+What an example is depends on what the model reads (`merging.loading`): a text, a text with its target, an image, or
+an image with a text.
 
 Hub datasets are read as a stream by the `datasets` library, which runs no code of the dataset's. It follows
 the environment's HF_ENDPOINT; for another Hub start the process with it set.
@@ -8,22 +11,42 @@ import csv
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from hub.client import Hub, explained
 from merging.errors import InputError, MergeError
+from merging.roles import Reads
 
 POOL = 50_000  # rows that a sample is drawn from
 TEXT_LIMIT = 20_000  # characters of one text
-TEXT_COLUMNS = ("text", "sentence", "content", "review", "utterance", "query", "question", "premise", "document")
+SIDE = 512  # points: a larger image is made smaller, so that a sample of them fits into memory
+TEXT_COLUMNS = (
+    *("text", "sentence", "content", "review", "utterance", "query", "question", "premise", "document"),
+    *("input", "source", "article", "dialogue", "caption"),
+)
+TARGET_COLUMNS = ("target", "summary", "highlights", "answer", "output", "response", "completion", "labels")
+IMAGE_COLUMNS = ("image", "img", "picture", "photo", "pixel_values")
 LOCAL_ENDINGS = (".jsonl", ".csv", ".tsv", ".txt")
-Row = tuple[str, str | None]
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+Row = tuple[Any, str | None]  # (example, label name)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns that somebody named."""
+
+    text: str | None
+    label: str | None
+    target: str | None
+    image: str | None  # of images, or of their paths beside a local file
 
 
 def is_local(data: str) -> bool:
-    """True for a file of this machine: `./reviews.csv`, `reviews.tsv:test`, `/data/texts.txt`."""
+    """True for what lies on this machine: `./reviews.csv`, `reviews.tsv:test`, `/data/texts.txt`, `./pictures`."""
     name = _file_and_split(data)[0]
     return name.startswith(("/", "./", "../", "~")) or name.endswith(LOCAL_ENDINGS)
 
@@ -34,26 +57,34 @@ def load_rows(
     *,
     text_column: str | None = None,
     label_column: str | None = None,
+    target_column: str | None = None,
+    image_column: str | None = None,
+    reads: Reads = "text",
     examples: int | None = None,
     seed: int = 0,
     cache_dir: Path | None = None,
     files_allowed: bool = False,
 ) -> list[Row]:
-    """(text, label name) of rows of `id[:config][:split]`, or of a local .jsonl, .csv, .tsv (`file.tsv:split`), .txt.
+    """(example, label name) of rows of `id[:config][:split]`, or of local files.
 
-    `examples` draws that many, by `seed`, from the first 50,000; None keeps all of those in order. Without
-    `label_column` labels are None. The text column is guessed by name when it is not given. Local files need
-    `files_allowed`. Raises InputError that lists the columns, configs or splits there are.
+    Local are a .jsonl, .csv, .tsv (`file.tsv:split`) or .txt, and for images a folder of them (in one subfolder for
+    each label, if there are labels). `reads` is what the model reads. `examples` draws that many, by `seed`, from the
+    first 50,000; None keeps all of those in order. Labels are None without a label column. Local files need
+    `files_allowed`. A target is the answer that an encoder-decoder is taught; without one it writes its own. Columns
+    that are not named are found by their usual names. Raises InputError that lists the columns, configs or splits
+    there are.
     """
+    columns = Columns(text_column, label_column, target_column, image_column)
     if is_local(data):
         if not files_allowed:
             raise InputError(f"{data} is a file", "only datasets of the Hub can be used here", "Name owner/dataset")
         source, names = _local_rows(data), None
     else:
         source, names = _hub_rows(hub, data, cache_dir)
-    rows = list(_rows(islice(source, POOL), data, text_column, label_column, names))
+    rows = list(_rows(islice(source, POOL), data, columns, reads, names))
     if not rows:
-        raise InputError(f"{data} holds no text", "every row of it is empty", "Pick another split or column")
+        what = "image" if reads == "images" else "text"
+        raise InputError(f"{data} holds no {what}", "every row of it is empty", "Pick another split or column")
     if examples is not None and examples < len(rows):
         rows = random.Random(seed).sample(rows, examples)
     return rows
@@ -62,18 +93,69 @@ def load_rows(
 def _rows(
     source: Iterable[Mapping[str, Any]],
     data: str,
-    text_column: str | None,
-    label_column: str | None,
+    columns: Columns,
+    reads: Reads,
     names: Mapping[str, Sequence[str]] | None,
 ) -> Iterator[Row]:
-    chosen = ""
-    for row in source:
-        chosen = chosen or _text_column(row, data, text_column)
-        if label_column is not None and label_column not in row:
-            raise _no_column(data, label_column, row)
-        text = str(row.get(chosen) or "").strip()[:TEXT_LIMIT]
-        if text:
-            yield text, _label(row[label_column], (names or {}).get(label_column)) if label_column else None
+    text = target = image = ""
+    folder = Path(_file_and_split(data)[0]).expanduser().parent if is_local(data) else None
+    for number, row in enumerate(source):
+        if number == 0:
+            text = _text_column(row, data, columns.text) if reads != "images" else ""
+            image = _image_column(row, data, columns.image) if reads.startswith("images") else ""
+            target = _target_column(row, data, columns.target, text) if reads == "pairs" else ""
+        if columns.label is not None and columns.label not in row:
+            raise _no_column(data, columns.label, row)
+        words, answer = _cell(row, text), _cell(row, target)
+        picture = _picture(row.get(image), data, folder) if image else None
+        if (text and not words) or (image and picture is None):
+            continue
+        example: Any = words
+        if image:
+            example = (picture, words) if text else picture
+        elif answer:
+            example = (words, answer)
+        yield example, _label(row[columns.label], (names or {}).get(columns.label)) if columns.label else None
+
+
+def _cell(row: Mapping[str, Any], column: str) -> str:
+    return str(row.get(column) or "").strip()[:TEXT_LIMIT] if column else ""
+
+
+def _target_column(row: Mapping[str, Any], data: str, wanted: str | None, text: str) -> str:
+    if wanted is not None and wanted not in row:
+        raise _no_column(data, wanted, row)
+    usual = (name for name in TARGET_COLUMNS if isinstance(row.get(name), str) and name != text)
+    return wanted or next(usual, "")
+
+
+def _image_column(row: Mapping[str, Any], data: str, wanted: str | None) -> str:
+    if wanted is not None and wanted not in row:
+        raise _no_column(data, wanted, row)
+    found = wanted or next((name for name in IMAGE_COLUMNS if name in row), "")
+    if not found:
+        raise InputError(
+            f"Which column of {data} is the image?", f"it has {_listed(row)}", "Name it as image_column", "image_column"
+        )
+    return found
+
+
+def _picture(value: Any, data: str, folder: Path | None) -> Any:
+    """An RGB image from what a row holds: an image, its bytes, or (local files only) its path; None for nothing."""
+    from PIL import Image, UnidentifiedImageError
+
+    if value in (None, ""):
+        return None
+    try:
+        if isinstance(value, dict) and value.get("bytes"):
+            value = BytesIO(value["bytes"])
+        elif isinstance(value, str) and folder is not None:
+            value = folder / value
+        image = (value if isinstance(value, Image.Image) else Image.open(value)).convert("RGB")
+        image.thumbnail((SIDE, SIDE))
+        return image
+    except (OSError, UnidentifiedImageError, AttributeError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{data} holds an image that cannot be read", str(error)[:200], "Mend or remove it") from None
 
 
 def _text_column(row: Mapping[str, Any], data: str, wanted: str | None) -> str:
@@ -118,6 +200,12 @@ def _file_and_split(data: str) -> tuple[str, str]:
 def _local_rows(data: str) -> Iterator[Mapping[str, Any]]:
     name, split = _file_and_split(data)
     path = Path(name).expanduser()
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_ENDINGS)
+        yield from ({"image": str(file.absolute()), "label": file.parent.name} for file in files)
+        if not files:
+            raise InputError(f"{name} holds no image", f"none ends in {', '.join(IMAGE_ENDINGS)}", "Check the folder")
+        return
     if path.suffix not in LOCAL_ENDINGS or not path.is_file():
         raise InputError(f"{name} cannot be read", f"a file ending in {', '.join(LOCAL_ENDINGS)} is needed", "Check it")
     try:

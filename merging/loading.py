@@ -19,10 +19,9 @@ from torch import Tensor
 from merging.architecture import GENERIC, architecture_of
 from merging.device import pick_device
 from merging.errors import InputError
-from merging.roles import NEVER
+from merging.roles import Reads
 
 Device = Literal["auto", "cpu", "cuda"]
-Reads = Literal["text", "pairs", "images", "images and text"]
 Example = Any  # str | (str, str) | PIL.Image.Image | (PIL.Image.Image, str)
 ANSWER = 32  # tokens that a model writes itself where an example has no target
 
@@ -57,7 +56,7 @@ def load(
             f"{name} is a {chosen[:100]}", "transformers has no such class", "Use a model that it can load"
         )
     place = pick_device(device)
-    reads = _reads(config)
+    reads = (architecture_of(config) or GENERIC).reads(config)
     log = transformers.utils.logging
     quiet = log.get_verbosity()
     log.set_verbosity(logging.ERROR)
@@ -143,14 +142,10 @@ def _tokens(loaded: Loaded, texts: Sequence[str], **options: Any) -> dict[str, A
     )
 
 
-def _reads(config: dict[str, Any]) -> Reads:
-    architecture = architecture_of(config) or GENERIC
-    name = str((config.get("architectures") or [""])[0])
-    if architecture.vision != NEVER:
-        return "images" if not architecture.vision else "images and text"
-    if architecture.sequence_pairs and not name.endswith(("Classification", "Answering", "EncoderModel")):
-        return "pairs"
-    return "text"
+def reads_of(folder: Path) -> Reads:
+    """What the model in a folder is fed with, from its config. Raises InputError where there is none."""
+    config = _config(folder, folder.name)
+    return (architecture_of(config) or GENERIC).reads(config)
 
 
 def _config(folder: Path, name: str) -> dict[str, Any]:

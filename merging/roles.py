@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 Kind = Literal["linear", "conv1d", "patch", "embedding", "norm", "bias", "buffer", "router", "other"]
+Reads = Literal["text", "pairs", "images", "images and text"]  # pairs: a text and its target
 LINEAR: tuple[Kind, ...] = ("linear", "conv1d", "patch")  # what a Gram matrix of the inputs defines
 NEVER = r"(?!)"  # a pattern that nothing matches
 LEGACY = ((re.compile(r"LayerNorm\.gamma$"), "LayerNorm.weight"), (re.compile(r"LayerNorm\.beta$"), "LayerNorm.bias"))
@@ -47,6 +48,14 @@ class Architecture:
     vision: str = NEVER  # layers that see an image's patches
     optional: str = r"(?:^|\.)pooler\."  # what a file of the same class may lack
     tested: bool = True  # False: not compared with an independent computation, see `architecture.GENERIC`
+
+    def reads(self, config: Mapping[str, Any]) -> Reads:
+        """What a model of that config is fed with."""
+        if self.vision != NEVER:
+            return "images and text" if self.vision else "images"
+        kind = str((config.get("architectures") or [""])[0])
+        alone = kind.endswith(("Classification", "Answering", "EncoderModel"))
+        return "pairs" if self.sequence_pairs and not alone else "text"
 
     def role(self, name: str, shape: tuple[int, ...]) -> Role:
         """What the tensor of that disk name and shape is."""

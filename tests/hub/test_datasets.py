@@ -14,6 +14,7 @@ from hub.client import Hub
 from hub.datasets import is_local, load_rows
 from merging.errors import InputError, MergeError
 from tests.hub.helpers import SignIn
+from tests.tiny_models import pictures
 
 pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
 
@@ -53,6 +54,40 @@ def test_csv_jsonl_and_txt(tmp_path: Path) -> None:
     assert rows(tmp_path / "a.csv", label_column="stars") == [("good, really", "5")]
     assert rows(tmp_path / "a.jsonl") == [("hello", None), ("there", None)]
     assert rows(tmp_path / "a.txt") == [("one", None), ("two", None)]
+
+
+def test_a_text_with_its_target(tmp_path: Path) -> None:
+    """For an encoder-decoder: the usual name of a target is found, a named one is used, none is no error."""
+    (tmp_path / "a.jsonl").write_text('{"article": "long", "summary": "short", "title": "t"}\n')
+    assert rows(tmp_path / "a.jsonl", reads="pairs", text_column="article") == [(("long", "short"), None)]
+    named = {"text_column": "article", "target_column": "title"}
+    assert rows(tmp_path / "a.jsonl", reads="pairs", **named) == [(("long", "t"), None)]
+    (tmp_path / "b.txt").write_text("alone\n")
+    assert rows(tmp_path / "b.txt", reads="pairs") == [("alone", None)]
+    with pytest.raises(InputError, match="has no column 'answer': it has article, summary, title"):
+        rows(tmp_path / "a.jsonl", reads="pairs", text_column="article", target_column="answer")
+
+
+def test_pictures_in_a_folder_and_beside_a_file(tmp_path: Path) -> None:
+    """RGB images with the names of their folders as labels, or with a text in a table."""
+    for seed, name in enumerate(("cats/one.png", "dogs/two.png")):
+        (tmp_path / name).parent.mkdir()
+        pictures(1, seed)[0].convert("L").save(tmp_path / name)
+    found = rows(tmp_path, reads="images", label_column="label")
+    assert [(image.mode, image.size, label) for image, label in found] == [
+        ("RGB", (20, 16), "cats"),
+        ("RGB", (20, 16), "dogs"),
+    ]
+    (tmp_path / "all.csv").write_text("image,caption\ncats/one.png,a cat\n")
+    ((image, text), label) = rows(tmp_path / "all.csv", reads="images and text")[0]
+    assert (image.size, text, label) == ((20, 16), "a cat", None)
+    (tmp_path / "all.csv").write_text("where,caption\ncats/one.png,a cat\n")
+    with pytest.raises(InputError, match=r"Which column of .*all.csv is the image\?"):
+        rows(tmp_path / "all.csv", reads="images")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_text("no image")
+    with pytest.raises(InputError, match="holds an image that cannot be read"):
+        rows(tmp_path / "broken", reads="images")
 
 
 def test_a_sample_is_drawn_by_its_seed(tmp_path: Path) -> None:
