@@ -6,26 +6,12 @@ from typing import Any
 
 import yaml
 
+from hub.how_to_load import Loadable, how_to_load, loadable
 from merging.engine import Report
 from merging.parent import Parent
 from merging.recipe import Recipe
 
 PERMISSIVE = ("cc0-1.0", "unlicense", "wtfpl", "mit", "isc", "bsd-2-clause", "bsd-3-clause", "apache-2.0", "cc-by-4.0")
-TASKS = {
-    "ForSequenceClassification": "text-classification",
-    "ForTokenClassification": "token-classification",
-    "ForQuestionAnswering": "question-answering",
-    "ForMaskedLM": "fill-mask",
-    "ForCausalLM": "text-generation",
-    "LMHeadModel": "text-generation",
-}
-CLASSES = {
-    "text-classification": "AutoModelForSequenceClassification",
-    "token-classification": "AutoModelForTokenClassification",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "fill-mask": "AutoModelForMaskedLM",
-    "text-generation": "AutoModelForCausalLM",
-}
 FALLBACKS_SHOWN = 20
 ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
@@ -60,11 +46,6 @@ def merged_license(licenses: Sequence[str]) -> str:
     return demanding[0] if len(demanding) == 1 else "other"
 
 
-def pipeline_tag(architecture: str) -> str:
-    """The Hub's name of the task of a transformers class, "" when it has none here."""
-    return next((tag for ending, tag in TASKS.items() if architecture.endswith(ending)), "")
-
-
 def render_card(
     recipe: Recipe,
     parents: Sequence[Parent],
@@ -80,13 +61,15 @@ def render_card(
     """
     report = report.as_dict() if isinstance(report, Report) else report
     heads = _tasks(recipe, report)
-    tag = pipeline_tag(parents[0].architecture)
+    by_task = dict(zip(recipe.tasks, parents, strict=True))
+    root = loadable(by_task.get(recipe.output.root or "", parents[0]) if heads else parents[0])
+    models = [loadable(by_task[task], task) for task in heads] or [root]
     blocks = [
-        front_matter(_metadata(recipe, parents, tag)),
+        front_matter(_metadata(recipe, parents, root)),
         f"# {escape(repo_id.rpartition('/')[2])}",
         _what(recipe, parents, heads),
         _parents_table(recipe, parents),
-        _loading(repo_id, heads, tag),
+        how_to_load(repo_id, models),
         _facts(report),
         f"## Recipe\n\nAs `recipe.yaml` in this repo has it, with pinned revisions:\n\n{_recipe_block(recipe)}",
         _link_back(repo_id, service_url),
@@ -94,15 +77,17 @@ def render_card(
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _metadata(recipe: Recipe, parents: Sequence[Parent], tag: str) -> dict[str, Any]:
+def _metadata(recipe: Recipe, parents: Sequence[Parent], root: Loadable) -> dict[str, Any]:
     bases = list(dict.fromkeys(parent.model for parent in parents if parent.revision))
     licence = merged_license([parent.license for parent in parents])
-    data: dict[str, Any] = {"library_name": "transformers"}
+    data: dict[str, Any] = {"library_name": "sentence-transformers" if root.sentence_class else "transformers"}
     if bases:
         data |= {"base_model": bases, "base_model_relation": "merge"}
     data["tags"] = ["merge", "merge-my-models", recipe.method.name]
-    if tag:
-        data["pipeline_tag"] = tag
+    if root.sentence_class:
+        data["tags"] += ["sentence-transformers", "feature-extraction"]
+    if root.tag:
+        data["pipeline_tag"] = root.tag
     if licence:
         data["license"] = licence
     if licence == "other":
@@ -113,7 +98,7 @@ def _metadata(recipe: Recipe, parents: Sequence[Parent], tag: str) -> dict[str, 
 def _tasks(recipe: Recipe, report: Mapping[str, Any]) -> tuple[str, ...]:
     """The tasks that have a folder of their own, in the recipe's order; none when there is one model."""
     folders = {path.partition("/")[0] for path in report["files"] if "/" in path}
-    return tuple(task for task in recipe.tasks if task in folders)
+    return recipe.tasks if folders & set(recipe.tasks) else ()
 
 
 def _what(recipe: Recipe, parents: Sequence[Parent], heads: Sequence[str]) -> str:
@@ -138,33 +123,6 @@ def _parents_table(recipe: Recipe, parents: Sequence[Parent]) -> str:
     if unnamed:
         rows += ["", "Not every parent names a licence: ask their owners before you pass this model on."]
     return "\n".join(rows)
-
-
-def _loading(repo_id: str, heads: Sequence[str], tag: str) -> str:
-    auto = CLASSES.get(tag, "AutoModel")
-    lines = ["## How to load it", "", "```python", f"from transformers import AutoTokenizer, {auto}, pipeline", ""]
-    if not heads:
-        lines += [
-            f'model = {auto}.from_pretrained("{repo_id}")',
-            f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}")',
-        ]
-        return "\n".join([*lines, "```"])
-    for task in heads:
-        lines.append(f'model = {auto}.from_pretrained("{repo_id}", subfolder="{task}")')
-    lines.append(f'tokenizer = AutoTokenizer.from_pretrained("{repo_id}", subfolder="{heads[0]}")')
-    if tag:
-        lines += ["", "# one task as a pipeline: the folder goes into model_kwargs"]
-        lines += [f'pipeline("{tag}", model="{repo_id}", model_kwargs={{"subfolder": "{task}"}})' for task in heads]
-    return "\n".join(
-        [
-            *lines,
-            "```",
-            "",
-            "Do not write `pipeline(..., subfolder=...)`: transformers ignores it without a word and takes the model",
-            "at the root of this repo, which is one of the tasks. The body is the same file in every folder: it is",
-            "downloaded once.",
-        ]
-    )
 
 
 def _facts(report: Mapping[str, Any]) -> str:

@@ -35,7 +35,8 @@ def side_problems(tasks: Sequence[str], parents: Sequence[Parent], rule: HeadRul
     """
     problems = [problem for index, parent in enumerate(parents) for problem in _own(parent, f"models.{index}.model")]
     problems += _folders(tasks, parents)
-    if rule == "apart" or len({parent.model_type for parent in parents}) > 1:
+    wrong = any(problem.severity == "error" for problem in problems)
+    if wrong or rule == "apart" or len({parent.model_type for parent in parents}) > 1:
         return problems
     first = parents[0]
     for index, parent in enumerate(parents[1:], 1):

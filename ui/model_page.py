@@ -4,7 +4,7 @@ from urllib.parse import quote, urlencode
 
 import gradio as gr
 
-from hub.card import CLASSES, pipeline_tag
+from hub.how_to_load import CLASSES, PIPELINES, pipeline_tag
 from hub.merged import MergedModel
 from merging.errors import InputError, MergeError
 from ui import render
@@ -74,7 +74,7 @@ def loading(merged: MergedModel) -> str:
     for folder in merged.folders:
         lines.append(f'model = {auto}.from_pretrained(repo, subfolder="{folder}")')
     lines.append(f'tokenizer = AutoTokenizer.from_pretrained(repo, subfolder="{merged.folders[0]}")')
-    if tag:
+    if tag in PIPELINES:
         lines[0] += ", pipeline"
         lines.append(f'classify = pipeline("{tag}", model=repo, model_kwargs={{"subfolder": "{merged.folders[0]}"}})')
     return "\n".join(lines)

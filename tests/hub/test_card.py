@@ -8,7 +8,8 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from hub.card import code, escape, merged_license, pipeline_tag, render_card
+from hub.card import code, escape, merged_license, render_card
+from hub.how_to_load import pipeline_tag
 from merging.engine import Report
 from merging.parent import Parent
 from merging.recipe import Recipe
@@ -190,4 +191,7 @@ def test_tasks_of_known_classes() -> None:
     """The Hub's task names; nothing for what is not known."""
     assert pipeline_tag("GPT2LMHeadModel") == "text-generation"
     assert pipeline_tag("BertForMaskedLM") == "fill-mask"
-    assert pipeline_tag("BertModel") == ""
+    assert pipeline_tag("T5ForConditionalGeneration") == "text2text-generation"
+    assert pipeline_tag("ViTForImageClassification") == "image-classification"
+    assert pipeline_tag("BertModel") == "feature-extraction"
+    assert pipeline_tag("BertForPreTraining") == ""
