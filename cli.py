@@ -181,6 +181,11 @@ def statistics(
     max_length: Annotated[int, typer.Option(min=2, help="In tokens.")] = 128,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     seed: Annotated[int, typer.Option()] = 0,
+    variant: Annotated[
+        Literal["auto", "exact", "sampled", "empirical"],
+        typer.Option(help="Of a Fisher: every class, classes drawn by the model, or the labels of --label-column."),
+    ] = "auto",
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels, for the empirical Fisher.")] = None,
     device: Device = "auto",
     publish: Annotated[bool, typer.Option(help="Publish to owner/<model>-merge-statistics.")] = False,
     publish_to: Annotated[
@@ -201,6 +206,8 @@ def statistics(
         return
     if kind not in ("gram", "fisher"):
         raise InputError(f"--kind {kind}", "there are two kinds", "Write gram or fisher", "kind")
+    if kind == "gram" and (variant != "auto" or label_column):
+        raise InputError("--variant and --label-column are of a Fisher", "a Gram has none", "Add --kind fisher", "kind")
     if not data:
         raise InputError("No data", "statistics are collected from text", "Name it with --data", "data")
     target = out or Path(f"{kind}.safetensors")
@@ -222,6 +229,8 @@ def statistics(
         max_length=max_length,
         batch_size=batch_size,
         seed=seed,
+        label_column=label_column,
+        variant=variant,
     )
     path = follow(collect_here(hub, kind, model, wish, target, device=device))
     link = ""

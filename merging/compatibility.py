@@ -9,6 +9,7 @@ from merging.heads import HeadRule
 from merging.parent import Parent, StatisticsFact
 from merging.recipe import Recipe
 from merging.roles import Architecture, inputs_of
+from merging.variants import variant_problems
 
 SAME_CONFIG = (
     "num_attention_heads",
@@ -280,7 +281,7 @@ def _statistics(recipe: Recipe, parents: Sequence[Parent]) -> list[Problem]:
                         where,
                     )
                 )
-    return problems
+    return problems + (variant_problems(recipe, parents) if "fisher" in recipe.method.needs else [])
 
 
 def _other_weights(parent: Parent, fact: StatisticsFact, where: str) -> list[Problem]:

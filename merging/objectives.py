@@ -1,5 +1,4 @@
-"""What a model with a head decides about one example: the independent random variables whose log-probability a Fisher
-is the squared gradient of.
+"""What a model decides about one example, as independent random variables: what its Fisher is made of.
 
 | class of the model | decisions of one example | by default |
 |---|---|---|

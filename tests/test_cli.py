@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import HfApi
+from safetensors import safe_open
 
 from demo.loopback_hub import LoopbackHub
 from tests.tiny_models import save_tiny, sentences
@@ -243,6 +244,20 @@ def test_evaluate(shell: Shell) -> None:
     assert told["./one"]["total"] == 4
     done = shell.run("evaluate", "./one", "--data", "rows.jsonl", "--label-column", "nope", rc=2)
     assert (done.stdout, "has no column 'nope'" in done.stderr) == ("", True)
+
+
+def test_the_variant_of_a_fisher(shell: Shell) -> None:
+    """Gold labels come from their column, and the file says so; without them, or for a Gram, exit 2."""
+    rows = [json.dumps({"text": text, "label": "yes"}) for text in sentences(4)]
+    (shell.folder / "rows.jsonl").write_text("\n".join(rows))
+    words = ("./one", "--data", "rows.jsonl", "--variant", "empirical")
+    shell.run("statistics", *words, "--kind", "fisher", "--label-column", "label", "--out", "f.safetensors")
+    with safe_open(shell.folder / "f.safetensors", "pt") as file:
+        assert file.metadata()["variant"] == "empirical"
+    done = shell.run("statistics", *words, "--kind", "fisher", rc=2)
+    assert "The empirical Fisher needs gold labels: an example has no label. Use the exact" in done.stderr
+    done = shell.run("statistics", *words, rc=2)
+    assert "--variant and --label-column are of a Fisher: a Gram has none. Add --kind fisher." in done.stderr
 
 
 def test_evaluate_names_things_as_their_user_does(shell: Shell, api: HfApi) -> None:

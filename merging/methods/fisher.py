@@ -35,8 +35,16 @@ def fisher(
 ) -> Tensor:
     """Average in which every single weight counts by how much the model's predictions depend on it.
 
-    W = Σ λᵢ Fᵢ ⊙ Wᵢ / Σ λᵢ Fᵢ (Matena & Raffel, eq. 6), with the diagonal Fisher Fᵢ divided by its norm and
-    bounded below by one floor that is common to all models: where no model depends on a weight, it is the mean.
+    W = Σ λᵢ F̂ᵢ ⊙ Wᵢ / Σ λᵢ F̂ᵢ (Matena & Raffel, eq. 6), elementwise, all in the shape of the tensor.
+
+    * λᵢ, the coefficients: `weight`, which the paper tries out on held-out data.
+    * F̂ᵢ = max(Fᵢ / nᵢ, floor · m): Fᵢ is the diagonal Fisher as the file has it, a mean over examples.
+    * nᵢ, by `normalize`: 1 ("none": the model with the larger gradients wins), the Euclidean norm of Fᵢ over all
+      merged tensors ("model", the authors' code), or over this one ("tensor").
+    * m: the mean of Fᵢ / nᵢ over all models, over the same tensors. One floor for all: where no model depends on a
+      weight, it is the mean. The authors' floor of 1e-6 is absolute, and larger than most Fisher values.
+
+    Variants of the Fisher (exact, sampled, empirical) stand in `merging.objectives`, and are not to be mixed.
 
     Measured on three classifiers (docs/figures.md): no better than the average with any normalisation, and less
     steady. Divided by its norm in each tensor it does least harm, hence the default.

@@ -1,6 +1,7 @@
 """The diagonal Fisher of every head against plain autograd: one backward pass for each example and each outcome."""
 
 import json
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,17 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from merging.calibrate import collect
+from merging.checkpoint import open_parent
 from merging.errors import InputError
 from merging.fishers import CLASSES, FisherCollector
 from merging.objectives import EXACT_AT_MOST, Decisions, Head
+from merging.plan import make_plan
+from merging.recipe import recipe_from_dict
 from merging.statistics import Statistics, check_values
 from tests.tiny_models import pictures, save_tiny, sentences, tiny_config
 
@@ -168,6 +173,17 @@ def test_it_is_not_the_square_of_the_batch_gradient(tmp_path: Path) -> None:
         gradient = torch.autograd.grad((logs[:, label]).mean(), weight, retain_graph=True)[0]
         squared += logs[:, label].exp().mean().detach() * gradient.square()
     assert float(squared.sum()) < 0.9 * statistics.moments(name)[1]
+
+
+def test_gradients_that_do_not_fit_at_once_come_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One class at a time gives the same as all at once."""
+    folder = save_tiny(tmp_path / "gpt2", "gpt2", labels=THREE)
+    whole = fisher_of(folder, TEXTS[:2])
+    before = {name: whole.read(name) for name in whole.fact.keys}
+    monkeypatch.setattr("merging.fishers.PLAIN_BYTES", 1)
+    single = fisher_of(folder, TEXTS[:2])
+    for name, values in before.items():
+        torch.testing.assert_close(single.read(name), values, rtol=1e-4, atol=1e-9)
 
 
 class OneLayer(nn.Module):
@@ -518,3 +534,54 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
         list(collect("fisher", folder, TEXTS, out, examples=3, seed=seed))
         files.append(out.read_bytes())
     assert files[0] == files[1] != files[2]
+
+
+@pytest.mark.parametrize(
+    ("variants", "sentence"),
+    [
+        (("exact", "exact"), ""),
+        (("empirical", "empirical"), ""),
+        (
+            ("exact", "empirical"),
+            "The Fisher of {1} is empirical and that of {0} is exact: gradients of gold labels and of the model's own "
+            "answers are not on one scale. Collect both by the same variant.",
+        ),
+        (
+            ("sampled", "exact"),
+            "Some of the Fisher statistics are exact and some sampled: their expectation is the same, but the sampled "
+            "ones are noisier. Collect all by one variant to be sure.",
+        ),
+        (
+            ("empirical", None),
+            "The Fisher of {0} is empirical and that of {1} is not: gradients of gold labels and of the model's own "
+            "answers are not on one scale. Collect both by the same variant.",
+        ),
+    ],
+)
+def test_variants_are_not_mixed(tmp_path: Path, variants: Any, sentence: str) -> None:
+    """Gold labels beside the model's own answers: an error, also when text is still to be read. Noise: a warning."""
+    folders = [str(save_tiny(tmp_path / f"m{seed}", seed=seed)) for seed in range(2)]
+    entries, parents = [], []
+    for folder, variant in zip(folders, variants, strict=True):
+        parent = open_parent(folder, Path(folder))
+        if variant is None:
+            entries.append({"model": folder, "calibration": {"data": "texts.txt"}})
+            parents.append(replace(parent, calibration=True))
+            continue
+        statistics = fisher_of(Path(folder), TEXTS[:2], variant=variant, labels=["yes"] * 2)
+        entries.append({"model": folder})
+        parents.append(replace(parent, statistics={"fisher": statistics.fact}))
+    plan = make_plan(recipe_from_dict({"merge_method": "fisher", "models": entries}), parents)
+    assert [str(problem) for problem in plan.problems] == ([sentence.format(*folders)] if sentence else [])
+    assert bool(plan.errors) == ("empirical and" in sentence)
+
+
+def test_a_file_that_does_not_say_its_variant_is_refused(tmp_path: Path) -> None:
+    """Nobody can tell whether it may stand beside another one."""
+    folder = save_tiny(tmp_path / "bert")
+    path = Path(fisher_of(folder, TEXTS[:2]).fact.source)
+    with safe_open(path, "pt") as file:
+        metadata = {**file.metadata(), "variant": "soft"}
+    save_file(load_file(path), path, metadata=metadata)
+    with pytest.raises(InputError, match="has a broken header: it does not say which Fisher it is"):
+        Statistics(path)
