@@ -20,9 +20,10 @@ from merging.calibrate import choose_texts
 from merging.fishers import FisherCollector
 from merging.loading import encode, load
 from merging.methods.fisher import fisher
-from merging.objectives import Variant, gold_of, head_of
+from merging.objectives import gold_of, head_of
 from merging.statistics import moments_of
 from merging.tensors import FisherMoments, TensorGroup
+from merging.variants import Variant
 
 COUNTS = (50, 150, 500, 1200)  # all there are: 1200 of a skill, 600 of a domain
 
@@ -85,7 +86,7 @@ def merged(body: Body, fishers: list[Weights], setting: Setting) -> Weights:
 
 def of_run(run: Run, variant: Variant, counts: list[int], tamed: bool) -> dict[str, float]:
     """Row -> mean accuracy in percent for one seed."""
-    body = Body(run)
+    body = Body(run, TESTS)
     gatherers: list[Gatherer] = []
 
     def make(count: int, setting: Setting) -> dict[str, float]:
@@ -93,7 +94,7 @@ def of_run(run: Run, variant: Variant, counts: list[int], tamed: bool) -> dict[s
             gatherers.extend(Gatherer(run, index, variant) for index in range(len(run.family.tasks)))
         return body.score(merged(body, [gatherer.up_to(count) for gatherer in gatherers], setting))
 
-    rows = {"average": run.remembered("file: average", lambda: body.score(body.average()))}
+    rows = {"average": run.remembered("fisher: average", lambda: body.score(body.average()))}
     most = min(len(run.texts(task)) for task in run.family.tasks)
     counts = sorted({min(count, most) for count in counts})
     for count in counts:

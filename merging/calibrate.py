@@ -29,6 +29,7 @@ from merging.objectives import gold_of, head_of
 from merging.progress import Progress
 from merging.roles import Kind as RoleKind
 from merging.statistics import Provenance, write_fisher, write_gram
+from merging.variants import variant_of
 
 Kind = Literal["gram", "fisher"]
 
@@ -54,7 +55,7 @@ def collect(
     """Run the model on `examples` of the texts (drawn by `seed`) and write the statistics file `out`.
 
     `variant` is that of a Fisher, exact, sampled, empirical or by the kind of model ("auto", see
-    `merging.objectives`); `labels`, one for each of the texts, are read for the empirical one alone. Reports examples
+    `merging.variants`); `labels`, one for each of the texts, are read for the empirical one alone. Reports examples
     done. Raises InputError when there is no text, when the model does not load or has no layer that statistics can be
     collected for, when the empirical Fisher lacks its labels, or when the model gives NaN.
     """
@@ -212,7 +213,7 @@ def _collect_fisher(
     out: Path,
 ) -> Generator[Progress, None, Path]:
     head = head_of(loaded)
-    variant = head.variant(wish)
+    variant = variant_of(head.output, head.classes, wish)
     gold = [gold_of(loaded, head, *example) if variant == "empirical" else None for example in examples]
     packed = packed_experts(loaded.model, experts)
     collector = FisherCollector(loaded.model, [*names.disk, *packed], head, variant)

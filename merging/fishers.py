@@ -1,10 +1,6 @@
 """The diagonal Fisher: mean over examples of E_y (∂ log p(y|x) / ∂θ)², squared per example (Matena & Raffel 2022).
 
-What y is for each kind of model, and which of the variants is the default, stands in `merging.objectives`:
-
-* exact: y ∼ p(y|x), the expectation in closed form: one gradient for each class of each decision;
-* sampled: one y ∼ p(y|x) for each example, one gradient: the same expectation, with noise;
-* empirical: the true y. Another quantity, near 0 where the model is right; never to be mixed with the other two.
+What y is for each kind of model stands in `merging.objectives`, where it is drawn from in `merging.variants`.
 
 Values are sums over the decisions of an example and means over examples, not divided by anything else: norms, floor
 and coefficients belong to the merge (`merging.methods.fisher`).
@@ -24,7 +20,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from merging.objectives import Head, Variant
+from merging.objectives import Head
+from merging.variants import Variant
 
 CLASSES = 16  # gradients held at a time
 PLAIN_BYTES = 2**30  # of gradients that autograd holds at a time

@@ -25,18 +25,8 @@ from torch import Tensor, nn
 
 from merging.errors import InputError
 from merging.loading import Example, Loaded
+from merging.variants import Output, output_of
 
-Variant = Literal["exact", "sampled", "empirical"]
-Output = Literal["classes", "labels", "numbers", "token classes", "span", "next tokens", "tokens", "target tokens"]
-EXACT_AT_MOST = 100  # gradients for each example where nothing else is asked for
-_OUTPUTS: tuple[tuple[tuple[str, ...], Output], ...] = (
-    (("ForSequenceClassification", "ForImageClassification", "ForImageClassificationWithTeacher"), "classes"),
-    (("ForTokenClassification",), "token classes"),
-    (("ForQuestionAnswering",), "span"),
-    (("ForCausalLM", "LMHeadModel"), "next tokens"),
-    (("ForMaskedLM",), "tokens"),
-    (("ForConditionalGeneration",), "target tokens"),
-)
 _NO_GOLD = {
     "token classes": "the labels of single tokens are not read",
     "span": "the places of answers are not read",
@@ -114,51 +104,11 @@ class Head:
             return Decisions("yes or no" if self.output == "labels" else "number", row)
         return Decisions("one of several", row)
 
-    def variant(self, wish: str = "auto") -> Variant:
-        """The Fisher that is meant by a wish; "auto" is exact for a few classes, else sampled.
-
-        Raises InputError for an exact one of a vocabulary.
-        """
-        one = self.output in ("classes", "labels", "numbers")
-        if wish == "auto":
-            return "exact" if one and self.classes <= EXACT_AT_MOST else "sampled"
-        if wish == "exact" and self.output.endswith("tokens"):
-            raise InputError(
-                "No exact Fisher for a language model",
-                "it takes one gradient for each token of the vocabulary at every place",
-                "Use the sampled one, whose expectation is the same",
-                "variant",
-            )
-        if wish not in ("exact", "sampled", "empirical"):
-            known = "there are exact, sampled and empirical"
-            raise InputError(f"No variant {wish!r} of Fisher", known, "Name one of them", "variant")
-        return wish  # type: ignore[return-value]
-
 
 def head_of(loaded: Loaded) -> Head:
     """What the model's output means. Raises InputError, with the reason, where no Fisher of it is defined here."""
-    name, config = type(loaded.model).__name__, loaded.model.config
-    output = next((output for endings, output in _OUTPUTS if name.endswith(endings)), None)
-    if output is None or (output == "target tokens") != (loaded.reads == "pairs") or loaded.reads == "images and text":
-        raise InputError(f"No Fisher for {name}", _why_none(name, loaded), "Use a method without Fisher")
-    if output == "classes":
-        problem = getattr(config, "problem_type", None)
-        if problem == "multi_label_classification":
-            output = "labels"
-        elif config.num_labels == 1 or problem == "regression":
-            output = "numbers"
-    return Head(output, int(getattr(config, "num_labels", 0)), _special(loaded.tokenizer))
-
-
-def _why_none(name: str, loaded: Loaded) -> str:
-    if loaded.reads == "images and text":
-        return "it scores an image and a text against all others of a batch: no example has a probability of its own"
-    if name.endswith("Model") and loaded.reads != "pairs" and not loaded.model.config.is_encoder_decoder:
-        return "it has no head: it gives vectors, and a Fisher is made of probabilities"
-    return (
-        "it is defined for classifiers of text, images and tokens, question answering, language models, and the "
-        "encoder-decoders T5 and BART"
-    )
+    output = output_of(loaded.config, type(loaded.model).__name__)
+    return Head(output, int(getattr(loaded.model.config, "num_labels", 0)), _special(loaded.tokenizer))
 
 
 def _special(tokenizer: Any) -> tuple[int, ...]:

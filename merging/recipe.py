@@ -45,7 +45,7 @@ class Calibration(Strict):
     target_column: str | None = None  # of an encoder-decoder: the answer; without one it writes its own
     image_column: str | None = None
     label_column: str | None = None  # gold labels, for the empirical Fisher
-    variant: Literal["auto", "exact", "sampled", "empirical"] = "auto"  # of a Fisher; see `merging.objectives`
+    variant: Literal["auto", "exact", "sampled", "empirical"] = "auto"  # of a Fisher; see `merging.variants`
     examples: int = Field(default=600, ge=1, le=100_000)
     max_length: int = Field(default=128, ge=2, le=8192)
     batch_size: int = Field(default=16, ge=1, le=1024)

@@ -173,7 +173,7 @@ def write_fisher(
 ) -> Path:
     """Write a Fisher file: `values` by disk name, each in its tensor's shape.
 
-    `variant` says which Fisher it is and `output` what the model gives, see `merging.objectives`.
+    `variant` says which Fisher it is and `output` what the model gives, see `merging.variants`.
     """
     stored = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in values.items()}
     metadata = provenance.metadata() | {

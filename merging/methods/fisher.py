@@ -44,7 +44,7 @@ def fisher(
     * m: the mean of Fᵢ / nᵢ over all models, over the same tensors. One floor for all: where no model depends on a
       weight, it is the mean. The authors' floor of 1e-6 is absolute, and larger than most Fisher values.
 
-    Variants of the Fisher (exact, sampled, empirical) stand in `merging.objectives`, and are not to be mixed.
+    Variants of the Fisher (exact, sampled, empirical) stand in `merging.variants`, and are not to be mixed.
 
     Measured on three classifiers (docs/figures.md): no better than the average with any normalisation, and less
     steady. Divided by its norm in each tensor it does least harm, hence the default.

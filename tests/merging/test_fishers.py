@@ -17,10 +17,11 @@ from merging.calibrate import collect
 from merging.checkpoint import open_parent
 from merging.errors import InputError
 from merging.fishers import CLASSES, FisherCollector
-from merging.objectives import EXACT_AT_MOST, Decisions, Head
+from merging.objectives import Decisions, Head
 from merging.plan import make_plan
 from merging.recipe import recipe_from_dict
 from merging.statistics import Statistics, check_values
+from merging.variants import EXACT_AT_MOST, Output, Variant, variant_of
 from tests.tiny_models import pictures, save_tiny, sentences, tiny_config
 
 torch.set_num_threads(1)
@@ -408,18 +409,18 @@ def test_the_labels_stay_with_their_texts(tmp_path: Path) -> None:
 
 def test_the_default_is_by_the_kind_of_model_alone() -> None:
     """A few classes: exact; many, or a decision for each token: sampled. So one recipe seldom mixes them."""
-    wishes = {
-        Head("classes", 3): "exact",
-        Head("classes", EXACT_AT_MOST + 1): "sampled",
-        Head("labels", 3): "exact",
-        Head("numbers", 1): "exact",
-        Head("token classes", 3): "sampled",
-        Head("span"): "sampled",
-        Head("next tokens"): "sampled",
-        Head("tokens"): "sampled",
-        Head("target tokens"): "sampled",
+    wishes: dict[tuple[Output, int], Variant] = {
+        ("classes", 3): "exact",
+        ("classes", EXACT_AT_MOST + 1): "sampled",
+        ("labels", 3): "exact",
+        ("numbers", 1): "exact",
+        ("token classes", 3): "sampled",
+        ("span", 2): "sampled",
+        ("next tokens", 2): "sampled",
+        ("tokens", 2): "sampled",
+        ("target tokens", 2): "sampled",
     }
-    assert {head: head.variant() for head in wishes} == wishes
+    assert {wish: variant_of(*wish) for wish in wishes} == wishes
 
 
 @pytest.mark.parametrize(
@@ -553,7 +554,7 @@ def test_the_same_seed_gives_the_same_file(tmp_path: Path) -> None:
         ),
         (
             ("empirical", None),
-            "The Fisher of {0} is empirical and that of {1} is not: gradients of gold labels and of the model's own "
+            "The Fisher of {0} is empirical and that of {1} is exact: gradients of gold labels and of the model's own "
             "answers are not on one scale. Collect both by the same variant.",
         ),
     ],
@@ -574,6 +575,27 @@ def test_variants_are_not_mixed(tmp_path: Path, variants: Any, sentence: str) ->
     plan = make_plan(recipe_from_dict({"merge_method": "fisher", "models": entries}), parents)
     assert [str(problem) for problem in plan.problems] == ([sentence.format(*folders)] if sentence else [])
     assert bool(plan.errors) == ("empirical and" in sentence)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "variant", "sentence"),
+    [
+        ("BertModel", "auto", "No Fisher for BertModel: it has no head: it gives vectors, and a Fisher is made of"),
+        ("BertForMaskedLM", "exact", "No exact Fisher for a language model: it takes one gradient for each token"),
+    ],
+)
+def test_the_plan_says_that_there_is_no_fisher(tmp_path: Path, architecture: str, variant: str, sentence: str) -> None:
+    """Before anything is downloaded or collected, at the model that lacks it."""
+    parents, entries = [], []
+    for seed in range(2):
+        folder = save_tiny(tmp_path / f"m{seed}", seed=seed, labels=None)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "architectures": [architecture]}))
+        entries.append({"model": str(folder), "calibration": {"data": "texts.txt", "variant": variant}})
+        parents.append(open_parent(str(folder), folder, calibration=True))
+    plan = make_plan(recipe_from_dict({"merge_method": "fisher", "models": entries}), parents)
+    assert [str(problem)[: len(sentence)] for problem in plan.errors] == [sentence] * 2
+    assert [problem.where for problem in plan.errors] == ["models.0.model", "models.1.model"]
 
 
 def test_a_file_that_does_not_say_its_variant_is_refused(tmp_path: Path) -> None:
