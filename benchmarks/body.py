@@ -22,12 +22,13 @@ Made = Callable[[TensorGroup], Tensor]
 class Body:
     """The parents of one run: their tensors, and their tests as batches of token ids."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, most: int | None = None) -> None:
+        """`most` test texts a task; all by default."""
         self.run = run
         folders = run.models()
         self.loaded = [load(folder, max_length=MAX_LENGTH) for folder in folders]
         self.tensors: list[Weights] = [load_file(folder / "model.safetensors") for folder in folders]
-        self.tests = [run.family.rows(task, "test") for task in run.family.tasks]
+        self.tests = [run.family.rows(task, "test")[:most] for task in run.family.tasks]
         self.batches = [
             list(batches(loaded, [text for text, _ in rows], 32))
             for loaded, rows in zip(self.loaded, self.tests, strict=True)

@@ -26,6 +26,7 @@ from merging.tensors import FisherMoments, TensorGroup
 from merging.variants import Variant
 
 COUNTS = (50, 150, 500, 1200)  # all there are: 1200 of a skill, 600 of a domain
+TESTS = 300  # texts a task that every setting is scored on: differences here are of several points
 
 
 class Gatherer:
