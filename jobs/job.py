@@ -5,15 +5,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from merging.errors import MergeError, Problem
 from merging.progress import Progress
+from merging.wish import HANDED_OVER
 
 STAGES = ("pin", "fetch", "calibrate", "merge", "check", "publish", "clean")
+STATISTICS_STAGES = ("pin", "fetch", "calibrate", "check", "publish", "clean")
+Purpose = Literal["merge", "statistics"]
 JobStatus = Literal["waiting", "running", "done", "failed", "cancelled"]
 StageStatus = Literal["waiting", "running", "done", "failed"]
 LOG_LIMIT = 5 << 20  # bytes of a job's log; what comes later is dropped
@@ -41,8 +44,8 @@ class Job:
     progress: Progress | None  # of the running stage
     created: float
     updated: float
-    recipe_yaml: str  # as submitted; submit it again to run the job again
-    method: str
+    recipe_yaml: str  # as submitted (for statistics the wish); submit it again to run the job again
+    method: str  # of the merge; "statistics" for statistics
     models: tuple[str, ...]
     repo_id: str  # where the result goes
     url: str = ""  # of the published repo
@@ -50,6 +53,8 @@ class Job:
     error: str = ""  # why it failed, in one sentence
     problem: Problem | None = None  # the same with its parts
     publishable: bool = False  # it failed, but its result is kept: sign in and publish
+    purpose: Purpose = "merge"
+    summaries: tuple[dict[str, Any], ...] = ()  # of the statistics that the job has collected (`merging.summary`)
 
     @property
     def ended(self) -> bool:
@@ -65,7 +70,7 @@ class Job:
 class JobSpec:
     """What the engine stores of a job, encrypted. The token is elsewhere; here is only the place it lies at."""
 
-    recipe_yaml: str
+    recipe_yaml: str  # a recipe, or a wish for statistics
     user: str
     token_ref: str
     endpoint: str | None = None  # of the Hub, None is the library's own
@@ -143,8 +148,13 @@ class JobFolder:
         return self.path / "statistics" / str(index) / f"{kind}.safetensors"
 
     @property
+    def text(self) -> Path:
+        """The text that was handed over with a wish for statistics: nobody else's to read, and gone with the job."""
+        return self.path / "text" / HANDED_OVER
+
+    @property
     def output(self) -> Path:
-        """The merged model."""
+        """The merged model, or the statistics."""
         return self.path / "output"
 
     @property
@@ -181,8 +191,15 @@ class JobFolder:
         """Make the folder, readable by this user alone."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
+    def write_text(self, texts: Sequence[str]) -> None:
+        """Keep the text that was handed over, one JSON object a line, readable by this user alone."""
+        self.create()
+        self.text.parent.mkdir(mode=0o700, exist_ok=True)
+        write_atomically(self.text, "".join(json.dumps({"text": text}) + "\n" for text in texts))
+
     def free(self, *, keep_output: bool = False) -> None:
-        """Give the disk back: downloads, caches and (unless it is kept) the result."""
+        """Give the disk back: downloads, caches, handed-over text and (unless it is kept) the result."""
+        shutil.rmtree(self.text.parent, ignore_errors=True)
         shutil.rmtree(self.parents, ignore_errors=True)
         shutil.rmtree(self.cache, ignore_errors=True)
         shutil.rmtree(self.path / "statistics", ignore_errors=True)

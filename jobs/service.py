@@ -4,6 +4,7 @@ Nothing here runs a job: that is the worker's, another process. Only its owner s
 answers as if there were none.
 """
 
+import json
 import shutil
 import uuid
 from collections.abc import Sequence
@@ -14,13 +15,16 @@ from dbos._sys_db import WorkflowStatus
 from hub.client import Hub
 from hub.identity import whoami
 from hub.resolve import Resolved
-from jobs.job import STAGES, Job, JobFailed, JobFolder, JobSpec, JobStatus, StageState, job_id, read_json
+from jobs.job import Job, JobFailed, JobFolder, JobSpec, JobStatus, StageState, job_id, read_json
+from jobs.outline import outline_of
 from jobs.preview import Preview, make_preview
+from jobs.statistics_preview import StatisticsPreview, preview_statistics
 from jobs.store import ACTIVE, QUEUE, WORKFLOW, Store, a_worker_lives
 from jobs.upkeep import clean_expired, is_stranded, stranded
 from merging.errors import InputError, Problem
 from merging.progress import Progress
-from merging.recipe import Recipe, recipe_from_yaml
+from merging.recipe import Recipe
+from merging.wish import StatisticsWish
 from settings import Settings
 
 STATUS: dict[str, JobStatus] = {
@@ -69,26 +73,66 @@ class JobService:
 
         Raises InputError with all that was found: bad input, not signed in, too many jobs.
         """
-        identity = whoami(hub)
-        text = recipe.to_yaml()
-        new_id = job_id(identity.name, text, nonce or uuid.uuid4().hex)
-        known = self._find(new_id, identity.name)
+        user, text = whoami(hub).name, recipe.to_yaml()
+        new_id = job_id(user, text, nonce or uuid.uuid4().hex)
+        known = self._find(new_id, user)
         if known is not None:
             return self._job(known)
-        self._check_limit(identity.name, recipe.output.repo_id)
+        self._check_limit(user, recipe.output.repo_id)
         preview = self.preview(recipe, hub, folders_allowed=folders_allowed)
         if preview.errors:
             raise InputError.of(preview.errors)
-        scopes = None if hub.scopes is None else tuple(sorted(hub.scopes))
-        spec = JobSpec(text, identity.name, new_id, hub.endpoint, scopes, folders_allowed)
-        with self._store.submitting():
-            self._check_limit(identity.name, recipe.output.repo_id)
-            self.enqueue(new_id, spec, str(hub.token))
-        return self.get(new_id, identity.name)
+        return self._queue(hub, user, new_id, text, folders_allowed=folders_allowed)
 
-    def enqueue(self, new_id: str, spec: JobSpec, token: str) -> None:
-        """Put a job that was checked into the queue, its token beside it."""
+    def preview_statistics(self, wish: StatisticsWish, hub: Hub) -> StatisticsPreview:
+        """What a wish for statistics would do. Bad input is in `problems`, not raised."""
+        return preview_statistics(wish, hub, free=shutil.disk_usage(self._store.home).free)
+
+    def submit_statistics(
+        self, wish: StatisticsWish, hub: Hub, *, texts: Sequence[str] | None = None, nonce: str = ""
+    ) -> Job:
+        """Check a wish for statistics and queue its job. `texts` is what was handed over with it, where it says so.
+
+        Raises InputError with all that was found. The same user, wish, text and nonce give the same job.
+        """
+        if wish.text_is_handed_over != bool(texts):
+            raise InputError(
+                "There is no text", "statistics are collected from it", "Upload or paste some", "text.data"
+            )
+        user, marked = whoami(hub).name, json.dumps([wish.to_yaml(), *(texts or ())])
+        new_id = job_id(user, marked, nonce or uuid.uuid4().hex)
+        known = self._find(new_id, user)
+        if known is not None:
+            return self._job(known)
+        preview = self.preview_statistics(wish, hub)
+        if preview.errors:
+            raise InputError.of(preview.errors)
+        named = wish.model_copy(update={"repo_id": preview.wish.repo_id})
+        return self._queue(hub, user, new_id, named.to_yaml(), texts=texts)
+
+    def _queue(
+        self,
+        hub: Hub,
+        user: str,
+        new_id: str,
+        wish_yaml: str,
+        *,
+        folders_allowed: bool = False,
+        texts: Sequence[str] | None = None,
+    ) -> Job:
+        """Queue a job that was checked, unless the user has too many, or one for the same repo."""
+        scopes = None if hub.scopes is None else tuple(sorted(hub.scopes))
+        spec = JobSpec(wish_yaml, user, new_id, hub.endpoint, scopes, folders_allowed)
+        with self._store.submitting():
+            self._check_limit(user, outline_of(wish_yaml).repo_id)
+            self.enqueue(new_id, spec, str(hub.token), texts)
+        return self.get(new_id, user)
+
+    def enqueue(self, new_id: str, spec: JobSpec, token: str, texts: Sequence[str] | None = None) -> None:
+        """Put a job that was checked into the queue, its token beside it, and the text that was handed over."""
         self._store.tokens.put(spec.token_ref, token)
+        if texts:
+            self._folder(new_id).write_text(texts)
         self._client.enqueue(
             {
                 "workflow_name": WORKFLOW,
@@ -161,8 +205,8 @@ class JobService:
         active = self._client.list_workflows(user=user, name=WORKFLOW, status=ACTIVE, load_output=False)
         for status in active:
             assert status.input is not None
-            recipe = recipe_from_yaml(JobSpec(**status.input["args"][0]).recipe_yaml)
-            if repo_id and recipe.output.repo_id == repo_id:
+            other = outline_of(JobSpec(**status.input["args"][0]).recipe_yaml)
+            if repo_id and other.repo_id == repo_id:
                 raise InputError(
                     f"A job of yours is making {repo_id} already",
                     f"job {status.workflow_id} is {STATUS[status.status]}",
@@ -193,20 +237,20 @@ class JobService:
         return JobFolder(self._store.home, id)
 
     def _release(self, id: str) -> None:
-        self._store.tokens.delete(id)
         self._folder(id).free()
+        self._store.tokens.delete(id)
 
     def _job(self, status: WorkflowStatus) -> Job:
         """The engine's record as its owner reads it."""
         assert status.input is not None
         spec = JobSpec(**status.input["args"][0])
-        recipe = recipe_from_yaml(spec.recipe_yaml)
+        outline = outline_of(spec.recipe_yaml)
         folder = self._folder(status.workflow_id)
         state = STATUS[status.status]
         event = None
         if state == "running":
             event = self._client.get_event(status.workflow_id, "progress", timeout_seconds=0)
-        stages = _stages(self._client.list_workflow_steps(status.workflow_id), event, state)
+        stages = _stages(outline.stages, self._client.list_workflow_steps(status.workflow_id), event, state)
         failure = _failure(status)
         started = [stage for stage in stages if stage.status != "waiting"]
         published = read_json(folder.published) or {}
@@ -222,20 +266,29 @@ class JobService:
             created=(status.created_at or 0) / 1000,
             updated=max((status.updated_at or 0) / 1000, event["updated"] if event else 0.0),
             recipe_yaml=spec.recipe_yaml,
-            method=recipe.method.name,
-            models=tuple(entry.model for entry in recipe.models),
-            repo_id=recipe.output.repo_id or "",
+            method=outline.method,
+            models=outline.models,
+            repo_id=outline.repo_id,
             url=published.get("url", ""),
             commit=published.get("commit", ""),
             error=str(failure) if failure else "",
             problem=failure.problem if failure else None,
             publishable=bool(failure and failure.kept and folder.output.is_dir()),
+            purpose=outline.purpose,
+            summaries=_summaries(folder) if outline.purpose == "statistics" and published else (),
         )
 
 
-def _stages(steps: Sequence[Any], event: dict[str, Any] | None, state: JobStatus) -> tuple[StageState, ...]:
+def _summaries(folder: JobFolder) -> tuple[dict[str, Any], ...]:
+    """What a statistics job has published."""
+    return tuple((read_json(folder.report) or {}).get("summaries", ()))
+
+
+def _stages(
+    names: Sequence[str], steps: Sequence[Any], event: dict[str, Any] | None, state: JobStatus
+) -> tuple[StageState, ...]:
     """Every stage with what is recorded of it; the one that an event tells of is running."""
-    states = {name: StageState(name) for name in STAGES}
+    states = {name: StageState(name) for name in names}
     for step in steps:
         name = step["function_name"]
         if name in states:

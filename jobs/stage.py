@@ -88,6 +88,6 @@ def job_folder(path: Path) -> JobFolder:
 
 
 if __name__ == "__main__":
-    from jobs.stages import TABLE
+    from jobs.table import TABLE
 
     main(sys.argv[1:], TABLE)

@@ -21,7 +21,7 @@ from hub.datasets import Row, is_local, load_rows
 from hub.resolve import check_output, resolve, result_is_private
 from jobs.child import ROOT
 from jobs.job import JobFolder, read_json, write_atomically
-from jobs.stage import Stage, job_folder
+from jobs.stage import job_folder
 from merging.checkpoint import open_parent
 from merging.errors import InputError, MergeError
 from merging.parent import Parent
@@ -324,11 +324,9 @@ def publish(context: StageContext) -> Steps:
     return {"published": published.as_dict()}
 
 
-def _stage(function: Callable[[StageContext], Steps]) -> Stage:
-    def run(path: Path, request: Mapping[str, Any]) -> Steps:
-        return (yield from function(_context(path, request)))
-
-    return run
+def run_stage(name: str, path: Path, request: Mapping[str, Any]) -> Steps:
+    """The stage of that name, of the merge that the request asks for."""
+    return (yield from STAGES[name](_context(path, request)))
 
 
 def _context(path: Path, request: Mapping[str, Any]) -> StageContext:
@@ -345,6 +343,6 @@ def _context(path: Path, request: Mapping[str, Any]) -> StageContext:
     )
 
 
-TABLE: Mapping[str, Stage] = {
-    function.__name__: _stage(function) for function in (pin, fetch, calibrate, merge, check, publish)
+STAGES: Mapping[str, Callable[[StageContext], Steps]] = {
+    function.__name__: function for function in (pin, fetch, calibrate, merge, check, publish)
 }

@@ -1,5 +1,6 @@
 """What must be done now and then, by any worker: jobs of dead workers, leftover tokens, expired jobs."""
 
+import shutil
 import time
 
 from dbos import DBOSClient
@@ -42,12 +43,16 @@ def clean_expired(store: Store, client: DBOSClient, keep_days: int, now: float |
 
 
 def sweep_tokens(store: Store, client: DBOSClient, older_than: float = 60.0) -> int:
-    """Delete the tokens of jobs that ended while nobody could (a kill in that moment). Returns how many."""
+    """Delete the tokens and texts of jobs that ended while nobody could (a kill in that moment). Returns how many.
+
+    A text is never there without a token: it is written after it, and deleted before it.
+    """
     refs = store.tokens.refs(older_than)
     if not refs:
         return 0
     active = client.list_workflows(workflow_ids=refs, status=ACTIVE, load_input=False, load_output=False)
     gone = sorted(set(refs) - {status.workflow_id for status in active})
     for ref in gone:
+        shutil.rmtree(JobFolder(store.home, ref).text.parent, ignore_errors=True)
         store.tokens.delete(ref)
     return len(gone)

@@ -18,7 +18,8 @@ from dbos import DBOS, DBOSClient
 from dbos._error import DBOSAwaitedWorkflowCancelledError
 
 from jobs.child import COMMAND, StageProcess, child_environment, scrub
-from jobs.job import STAGES, JobFailed, JobFolder, JobSpec, read_json, write_atomically
+from jobs.job import JobFailed, JobFolder, JobSpec, read_json, write_atomically
+from jobs.outline import outline_of
 from jobs.store import WORKFLOW, Store
 from merging.errors import Problem
 from settings import Settings, parse_size
@@ -73,7 +74,7 @@ class Runner:
         folder = JobFolder(self._store.home, spec.token_ref)
         try:
             result: dict[str, Any] = {}
-            for stage in STAGES:
+            for stage in outline_of(spec.recipe_yaml).stages:
                 needless = stage == "calibrate" and result.get("missing_statistics") == 0
                 result |= DBOS.run_step({"name": stage}, dict if needless else partial(self._step, stage, spec, folder))
             return result
@@ -190,8 +191,8 @@ class Runner:
         return {"published": published}
 
     def _release(self, spec: JobSpec, folder: JobFolder, *, keep_output: bool = False) -> None:
-        self._store.tokens.delete(spec.token_ref)
         folder.free(keep_output=keep_output)
+        self._store.tokens.delete(spec.token_ref)
 
     def _count_start(self, stage: str, folder: JobFolder) -> None:
         """Refuse a stage that took its worker down with it again and again."""

@@ -64,6 +64,7 @@ def served(home: Path, environment: Mapping[str, str], *, token: str | None = No
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "MERGE_HOME": str(home / "merge"),
         "MERGE_PORT": "0",
+        "GRADIO_TEMP_DIR": str(home / "uploads"),
         "MERGE_THREADS": "1",
         "OMP_NUM_THREADS": "1",
         "NO_PROXY": "127.0.0.1,localhost",

@@ -14,11 +14,14 @@ from hub.client import Hub
 from hub.identity import Identity, whoami
 from hub.merged import MergedModel, read_merged
 from hub.resolve import check_output, repo_exists, resolve, with_pins
+from hub.statistics_look import Look, look
 from jobs.job import Job
 from jobs.preview import Preview
 from jobs.service import JobService
+from jobs.statistics_preview import StatisticsPreview
 from merging.errors import InputError, MergeError
 from merging.recipe import Recipe, valid_repo_id
+from merging.wish import StatisticsWish
 from ui.security import Access
 
 T = TypeVar("T")
@@ -90,6 +93,7 @@ class Desk:
     _identities: Recent = field(default_factory=lambda: Recent(60.0))
     _jobs: Recent = field(default_factory=lambda: Recent(0.8))
     _workers: Recent = field(default_factory=lambda: Recent(5.0))
+    _looks: Recent = field(default_factory=lambda: Recent(20.0, 64))
     _resolved: Recent = field(default_factory=lambda: Recent(60.0, 64))
 
     def hub(self, token: gr.OAuthToken | None, request: gr.Request | None) -> Hub:
@@ -145,6 +149,18 @@ class Desk:
     def submit(self, recipe: Recipe, hub: Hub, nonce: str = "") -> Job:
         """Queue a merge. Raises InputError with all that is wrong."""
         return self.service.submit(recipe, hub, nonce=nonce)
+
+    def look(self, name: str, hub: Hub) -> Look:
+        """The statistics of a model, or in a statistics repo."""
+        return self._looks.get((who(hub), name), lambda: look(hub, name))
+
+    def preview_statistics(self, wish: StatisticsWish, hub: Hub) -> StatisticsPreview:
+        """What a wish for statistics would do."""
+        return self.service.preview_statistics(wish, hub)
+
+    def submit_statistics(self, wish: StatisticsWish, hub: Hub, texts: Sequence[str] | None, nonce: str) -> Job:
+        """Queue a statistics job. Raises InputError with all that is wrong."""
+        return self.service.submit_statistics(wish, hub, texts=texts, nonce=nonce)
 
     def job(self, id: str, hub: Hub) -> Job:
         """A job of the asking person; asked often, it is read once."""

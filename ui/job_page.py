@@ -4,9 +4,10 @@ from typing import Any
 
 import gradio as gr
 
+from jobs.job import Job
 from merging.errors import InputError, MergeError
 from merging.recipe import recipe_from_yaml
-from ui import render
+from ui import render, statistics_view
 from ui.desk import Desk
 from ui.job_view import JobView
 from ui.parts import fragment
@@ -23,7 +24,7 @@ class JobPage:
 
     def build(self, page: gr.Blocks) -> None:
         """Lay the page out inside the `page` that is open, and wire it."""
-        fragment("<h2>My merges</h2>")
+        fragment("<h2>My jobs</h2>")
         with gr.Row(elem_classes="mm-columns"):
             with gr.Column(scale=2):
                 self.list = fragment(elem_id="jobs")
@@ -43,10 +44,17 @@ class JobPage:
                 updates: Updates = {self.list: render.jobs(jobs, chosen)}
                 if chosen:
                     job = self._desk.job(chosen, hub)
-                    updates[self.links] = render.job_links(job, recipe_from_yaml(job.recipe_yaml))
+                    updates[self.links] = _links(job)
                     updates |= self.view.show(job, hub, request)
                 return updates
             except InputError as error:
                 return {self.list: render.problems(error.problems)}
             except MergeError as error:
                 return {self.list: render.problems([error.problem])}
+
+
+def _links(job: Job) -> str:
+    """What can be done with the wish of a job."""
+    if job.purpose == "statistics":
+        return statistics_view.job_links(job)
+    return render.job_links(job, recipe_from_yaml(job.recipe_yaml))

@@ -1,4 +1,4 @@
-"""The whole site: four pages under one header, the public API, the guard before all of it."""
+"""The whole site: five pages under one header, the public API, the guard before all of it."""
 
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from ui.model_page import ModelPage
 from ui.parts import fragment
 from ui.previews import TITLE, LinkPreview
 from ui.security import Guard
+from ui.statistics_page import StatisticsPage
 
 HERE = Path(__file__).parent
 SYSTEM_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
-NAVIGATION = (("Merge", "/"), ("Jobs", "/jobs"), ("Methods", "/methods"))
-UPLOAD_LIMIT = "1mb"  # nothing is uploaded yet
-KEEP_FILES = 3600  # seconds that an upload lives
+NAVIGATION = (("Merge", "/"), ("Jobs", "/jobs"), ("Statistics", "/statistics"), ("Methods", "/methods"))
+UPLOAD_LIMIT = "6mb"  # more than `jobs.text` takes, whose sentence is better
+KEEP_FILES = 3600  # seconds that an upload lives that nobody used
 
 
 def theme() -> gr.Theme:
@@ -64,6 +65,9 @@ def build_page(desk: Desk) -> gr.Blocks:
     with blocks.route("Jobs", "/jobs", show_in_navbar=False):
         _header(desk, blocks, "/jobs")
         JobPage(desk).build(blocks)
+    with blocks.route("Statistics", "/statistics", show_in_navbar=False):
+        _header(desk, blocks, "/statistics")
+        StatisticsPage(desk).build(blocks)
     with blocks.route("Methods", "/methods", show_in_navbar=False):
         _header(desk, blocks, "/methods")
         methods_page.build()

@@ -11,7 +11,7 @@ from merging.recipe import valid_repo_id
 
 TITLE = "Merge My Models"
 ABOUT = "Merge fine-tuned models of the Hugging Face Hub, and publish the result there."
-PAGES = {"/": "Merge", "/jobs": "Jobs", "/methods": "Methods", "/model": "Merged model"}
+PAGES = {"/": "Merge", "/jobs": "Jobs", "/statistics": "Statistics", "/methods": "Methods", "/model": "Merged model"}
 OTHERS = re.compile(rb'<meta\s+(?:property="og:|name="twitter:)[^>]*>')  # the framework's own, about itself
 
 

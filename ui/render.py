@@ -172,7 +172,9 @@ def _statistics_chip(parent: Parent, kind: str) -> str:
         return f'<span class="mm-chip mm-good" title="{text(fact.source)}">{name} found{examples}</span>'
     if parent.calibration:
         return f'<span class="mm-chip">{name} collected from text</span>'
-    return f'<span class="mm-chip mm-bad">{name} missing</span>'
+    model = f"{parent.model}@{parent.revision}" if parent.revision else parent.model
+    collect = link(f"/statistics?{urlencode({'model': model})}", "collect them", here=True)
+    return f'<span class="mm-chip mm-bad">{name} missing</span> <span class="mm-chip">{collect}</span>'
 
 
 def preview(plan: Plan, parents: Sequence[Parent], found: Sequence[Problem], *, private: bool, signed_in: bool) -> str:
@@ -241,12 +243,13 @@ def _nothing_fetched() -> str:
     return '<p class="mm-quiet">0 bytes of weights fetched so far: this is known from headers alone.</p>'
 
 
-def job(one: Job, *, base_url: str = "", now: float | None = None) -> str:
-    """A job: its stages, how far it is, and at the end the link or the reason."""
+def job(one: Job, *, base_url: str = "", now: float | None = None, end: str | None = None) -> str:
+    """A job: its stages, how far it is, and at the end the link or the reason, or `end` in its place."""
     title = f"<h3>{text(one.repo_id or one.id)} {_status(one)}</h3>"
     facts = f"{method_title(one.method)} of {', '.join(one.models)} · {ago(one.created, now)} · job {one.id}"
     about = f'<p class="mm-quiet">{text(facts, 900)}</p>'
-    return f'<div class="mm-job">{title}{about}{_steps(one.stages)}{_now(one)}{_end(one, base_url)}</div>'
+    ending = _end(one, base_url) if end is None else end
+    return f'<div class="mm-job">{title}{about}{_steps(one.stages)}{_now(one)}{ending}</div>'
 
 
 def _status(one: Job) -> str:
@@ -317,7 +320,7 @@ def jobs(found: Sequence[Job], chosen: str = "", now: float | None = None) -> st
     """The jobs of a person, newest first, each a link to itself."""
     if not found:
         return (
-            '<div class="mm-empty"><p>No merges yet.</p>'
+            '<div class="mm-empty"><p>No jobs yet.</p>'
             f"<p>{link('/', 'Start your first merge', css='mm-button', here=True)}</p></div>"
         )
     return f'<ul class="mm-list">{"".join(_job_line(one, chosen, now) for one in found)}</ul>'
@@ -338,8 +341,8 @@ def job_link(one: Job) -> str:
 
 
 def method_title(name: str) -> str:
-    """A method's title, its name when it is not known here."""
-    return METHODS[name].title if name in METHODS else name
+    """A method's title (statistics are none, but jobs too), its name when it is not known here."""
+    return METHODS[name].title if name in METHODS else {"statistics": "Statistics"}.get(name, name)
 
 
 def job_links(one: Job, recipe: Recipe) -> str:

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -21,6 +22,7 @@ class Site:
     url: str
     hub: LoopbackHub
     models: tuple[str, ...]
+    folder: Path  # with all that the app keeps
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         hub.add_user("bea", orgs=["acme"])
         environment = {**hub.oauth_environment(), "MERGE_SECRET_KEY": "0" * 43}
         with served(folder, environment) as url:
-            yield Site(url, hub, tuple(models))
+            yield Site(url, hub, tuple(models), folder)
 
 
 @pytest.fixture(scope="session")

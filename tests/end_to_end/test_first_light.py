@@ -180,6 +180,7 @@ def test_a_phone_needs_no_horizontal_scroll(site: Any, browser: Browser, scheme:
         f"/?recipe={recipe_from_dict(recipe).to_link()}": "#model-3 .mm-share",
         "/jobs": "#jobs li",
         "/methods": "#regmean",
+        f"/statistics?model={site.models[0]}": "#found .mm-statistics",
         f"/model?id={site.models[0]}": "#merged li",
         "/model?id=bea/minilm-regmean": "#merged table",
     }

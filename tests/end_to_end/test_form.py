@@ -168,6 +168,7 @@ def test_fields_and_pages_have_names_of_their_own(site: Any, filled: Page) -> No
         "/": "Merge My Models",
         "/jobs": "Jobs · Merge My Models",
         "/methods": "Methods · Merge My Models",
+        "/statistics": "Statistics · Merge My Models",
         f"/model?id={site.models[0]}": f"{site.models[0]} · Merge My Models",
     }
     for address, title in titles.items():

@@ -1,0 +1,26 @@
+"""What is known of a job from its wish alone: which stages it has, of what models, and where its result goes."""
+
+from dataclasses import dataclass
+
+from jobs.job import STAGES, STATISTICS_STAGES, Purpose
+from merging.wish import StatisticsWish, wish_from_yaml
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A wish as a list of jobs shows it."""
+
+    purpose: Purpose
+    stages: tuple[str, ...]
+    method: str
+    models: tuple[str, ...]
+    repo_id: str  # "" where the wish names none
+
+
+def outline_of(wish_yaml: str) -> Outline:
+    """The outline of a recipe, or of a wish for statistics. Raises InputError when it is neither."""
+    wish = wish_from_yaml(wish_yaml)
+    if isinstance(wish, StatisticsWish):
+        return Outline("statistics", STATISTICS_STAGES, "statistics", (wish.model,), wish.repo_id or wish.model_id)
+    models = tuple(entry.model for entry in wish.models)
+    return Outline("merge", STAGES, wish.method.name, models, wish.output.repo_id or "")

@@ -1,0 +1,73 @@
+"""What a wish for statistics would do, and all that is wrong with it, without reading a weight."""
+
+from dataclasses import dataclass
+
+from hub.client import Hub, explained
+from hub.datasets import is_local
+from hub.identity import Identity, whoami
+from hub.resolve import resolve
+from hub.statistics_place import publishing_problems, target_repo
+from merging.errors import InputError, Problem
+from merging.parent import Parent
+from merging.plan import disk_problem, make_plan
+from merging.recipe import recipe_from_dict
+from merging.wish import StatisticsWish
+
+
+@dataclass(frozen=True)
+class StatisticsPreview:
+    """What would happen. Without a `parent` the model could not be looked up."""
+
+    wish: StatisticsWish  # the model pinned, the repo named
+    parent: Parent | None
+    private: bool
+    download_bytes: int
+    problems: tuple[Problem, ...]
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that make it impossible."""
+        return tuple(problem for problem in self.problems if problem.severity == "error")
+
+
+def preview_statistics(wish: StatisticsWish, hub: Hub, *, free: int) -> StatisticsPreview:
+    """Look up model, data and place; `free` is the room on the disk in bytes.
+
+    Bad input is in `problems`, not raised. Raises HubUnavailable and SignInNeeded.
+    """
+    resolved = resolve(hub, recipe_from_dict({"merge_method": "average", "models": [wish.model]}))
+    problems = [_moved(problem, "model") for problem in resolved.problems]
+    problems += _data_problems(hub, wish)
+    if not resolved.parents:
+        return StatisticsPreview(wish, None, wish.private, 0, tuple(problems))
+    parent = resolved.parents[0]
+    plan = make_plan(resolved.recipe, resolved.parents)
+    too_large = disk_problem(plan, free)
+    problems += [_moved(too_large, "model")] if too_large else []
+    private = wish.private or parent.restricted
+    identity = whoami(hub) if hub.signed_in else Identity("")
+    problems += publishing_problems(hub, parent.model, wish.collect, wish.publish, private=private, identity=identity)
+    changes = {"model": f"{parent.model}@{parent.revision}"}
+    if hub.signed_in:
+        changes["repo_id"] = target_repo(identity, parent.model, wish.publish)
+    return StatisticsPreview(wish.model_copy(update=changes), parent, private, plan.download_bytes, tuple(problems))
+
+
+def _data_problems(hub: Hub, wish: StatisticsWish) -> list[Problem]:
+    """Why a dataset of the Hub cannot be read, as far as its name tells."""
+    if wish.text_is_handed_over:
+        return []
+    if is_local(wish.text.data):
+        what, why = f"{wish.text.data[:200]} is a file", "only datasets of the Hub are read by name"
+        return [Problem(what, why, "Name owner/dataset, or upload the file", "text.data")]
+    name = wish.text.data.partition(":")[0]
+    try:
+        with explained(hub, name, "text.data"):
+            hub.api.auth_check(name, repo_type="dataset")
+    except InputError as error:
+        return list(error.problems)
+    return []
+
+
+def _moved(problem: Problem, where: str) -> Problem:
+    return Problem(problem.what, problem.why, problem.fix, where, problem.severity)

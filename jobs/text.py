@@ -1,0 +1,53 @@
+"""Text that a person hands over with a wish for statistics: read once, checked, and kept by the job alone."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from hub.client import Hub
+from hub.datasets import LOCAL_ENDINGS, load_rows
+from merging.errors import InputError, Problem
+
+TEXT_LIMIT = 5_000_000  # bytes
+WHERE = "text.data"
+
+
+def pasted(text: str) -> Sequence[str]:
+    """The examples of a pasted text, one a line. Raises InputError for none, and for too much."""
+    _refuse_long(len(text.encode()), "The text")
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if not lines:
+        raise InputError("There is no text", "statistics are collected from it", "Paste one example a line", WHERE)
+    return lines
+
+
+def uploaded(name: str, body: bytes, text_column: str | None = None) -> Sequence[str]:
+    """The texts in the body of a .jsonl, .csv, .tsv or .txt file that its owner calls `name`. Raises InputError."""
+    ending = Path(name).suffix.lower()
+    if ending not in LOCAL_ENDINGS:
+        known = ", ".join(LOCAL_ENDINGS)
+        raise InputError(f"{name[:100]} cannot be read", f"a file ending in {known} is needed", "Upload another", WHERE)
+    _refuse_long(len(body), name[:100])
+    with TemporaryDirectory(prefix="merge-text-") as folder:
+        path = Path(folder) / f"text{ending}"
+        path.write_bytes(body)
+        try:
+            rows = load_rows(Hub.anonymous(), str(path), text_column=text_column or None, files_allowed=True)
+        except InputError as error:
+            raise InputError.of(_renamed(problem, str(path), name[:100]) for problem in error.problems) from None
+    return [text for text, _ in rows]
+
+
+def _refuse_long(length: int, name: str) -> None:
+    if length > TEXT_LIMIT:
+        raise InputError(
+            f"{name} is too long",
+            f"{length / 1e6:.1f} MB, at most {TEXT_LIMIT // 1_000_000} MB are taken",
+            "Shorten it, a few thousand examples are plenty, or name a dataset of the Hub",
+            WHERE,
+        )
+
+
+def _renamed(problem: Problem, path: str, name: str) -> Problem:
+    where = "text.text_column" if "column" in f"{problem.what}{problem.where}" else WHERE
+    return Problem(problem.what.replace(path, name), problem.why, problem.fix, where, problem.severity)

@@ -1,0 +1,73 @@
+"""The fields of the Statistics page and back: its values are a wish and a text, problems stand beside their field."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobs.text import pasted, uploaded
+from merging.errors import InputError, Problem
+from merging.wish import HANDED_OVER, StatisticsWish, statistics_wish
+from ui.forms import hub_id
+
+Values = Mapping[str, Any]
+DATASET, UPLOAD, PASTE = "dataset", "upload", "paste"
+SOURCES = (("A dataset of the Hub", DATASET), ("A file of mine", UPLOAD), ("Text that I paste", PASTE))
+KINDS = (("Gram matrices, for RegMean", "gram"), ("Fisher information, for Fisher merging", "fisher"))
+PLACES = (
+    ("A repo of its own: owner/<model>-merge-statistics", "own"),
+    ("Next to the model, in its repo", "model"),
+    ("A pull request to the model's repo", "pull-request"),
+)
+BESIDE = {"model": "model", "collect": "model", "text": "data", "publish": "place", "repo_id": "place"}
+
+
+def has_text(values: Values) -> bool:
+    """Whether the field that the chosen source stands for is filled."""
+    return bool(str(values[str(values["source"])] or "").strip())
+
+
+def read_wish(values: Values) -> StatisticsWish:
+    """The wish in the form. Raises InputError that names every field at fault."""
+    if not values["collect"]:
+        raise InputError("No kind of statistics is ticked", "there are two", "Tick one or both", "collect")
+    if not has_text(values):
+        fix = {DATASET: "Name a dataset", UPLOAD: "Upload a file", PASTE: "Paste one example a line"}
+        raise InputError("There is no text", "statistics are collected from it", fix[values["source"]], "text.data")
+    text = {
+        "data": hub_id(values["dataset"]) if values["source"] == DATASET else HANDED_OVER,
+        "text_column": (values["text_column"] or "").strip() or None if values["source"] == DATASET else None,
+        "examples": values["examples"],
+        "max_length": values["max_length"],
+        "seed": values["seed"] or 0,
+    }
+    return statistics_wish(
+        {
+            "collect": values["collect"],
+            "model": hub_id(values["model"]),
+            "text": text,
+            "publish": values["publish"],
+            "private": bool(values["private"]),
+        }
+    )
+
+
+def read_text(values: Values) -> Sequence[str] | None:
+    """The texts that are handed over, None for a dataset. Raises InputError with the field at fault."""
+    if values["source"] == PASTE:
+        return pasted(values["paste"])
+    if values["source"] == UPLOAD:
+        path = Path(values["upload"])
+        try:
+            body = path.read_bytes()
+        except OSError:
+            raise InputError("The file is here no more", "uploads expire", "Upload it again", "text.data") from None
+        return uploaded(path.name, body, (values["text_column"] or "").strip() or None)
+    return None
+
+
+def by_field(problems: Iterable[Problem]) -> dict[str, list[Problem]]:
+    """Problems by the part of the page that they stand in: `model`, `data`, `place`, or "" for none."""
+    sorted_out: dict[str, list[Problem]] = {}
+    for problem in problems:
+        sorted_out.setdefault(BESIDE.get(problem.where.partition(".")[0], ""), []).append(problem)
+    return sorted_out

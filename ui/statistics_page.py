@@ -1,0 +1,225 @@
+"""The Statistics page: what is published for a model, and collecting what is not, as a job."""
+
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+
+from hub.client import Hub
+from hub.search import MINIMUM, search_models
+from jobs.text import TEXT_LIMIT
+from merging.errors import InputError, MergeError, Problem
+from ui import browser, render, statistics_view
+from ui.desk import Desk, Turns
+from ui.forms import hub_id
+from ui.job_view import JobView
+from ui.merge_page import NO_WORKER
+from ui.parts import fragment
+from ui.security import spoken
+from ui.statistics_form import (
+    DATASET,
+    KINDS,
+    PASTE,
+    PLACES,
+    SOURCES,
+    UPLOAD,
+    by_field,
+    has_text,
+    read_text,
+    read_wish,
+)
+
+Updates = dict[Any, Any]
+ENDINGS = [".jsonl", ".csv", ".tsv", ".txt"]
+PRIVACY = (
+    "Statistics are sums over all tokens of the text: with many more tokens than a layer has inputs they say nothing "
+    "about any single one."
+)
+
+
+class StatisticsPage:
+    """The components of the page by name, and what happens when one is touched."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+        self._turns = Turns()
+        self.controls: dict[str, Component] = {}
+
+    def build(self, page: gr.Blocks) -> None:
+        """Lay the page out inside the `page` that is open, and wire it."""
+        self.turn = gr.Number(0, visible=False)  # a preview's number; made first: `browser.COUNTED` wants so
+        self.nonce = gr.State("")
+        self.asked = gr.Textbox(visible=False)  # what the search looked for last
+        self.worker = fragment(elem_id="worker")
+        with gr.Row(elem_classes="mm-columns"):
+            with gr.Column(scale=3, elem_classes="mm-form"):
+                self._model()
+                self._data()
+                self._place()
+            with gr.Column(scale=2, elem_classes="mm-side"):
+                self.preview = fragment(statistics_view.preview_wait("Pick a model."), elem_id="preview")
+                self.note = fragment(elem_id="note")
+                self.button = gr.Button("Collect", variant="primary", size="lg", elem_id="collect")
+                self.view = JobView(self._desk)
+        self._wire(page)
+
+    def _model(self) -> None:
+        fragment('<h2 id="model"><span>1</span> Model</h2>')
+        self.controls["model"] = gr.Dropdown(
+            choices=[],
+            value=None,
+            label="A model of the Hub, or a repo of statistics",
+            info="Type a few letters and pick, or paste owner/name",
+            allow_custom_value=True,
+            interactive=True,
+            elem_id="search",
+        )
+        self.model_note = fragment(elem_id="model-note")
+        self.found = fragment(elem_id="found")
+        self.controls["collect"] = gr.CheckboxGroup(
+            list(KINDS), value=["gram"], label="What to collect", elem_id="kinds"
+        )
+
+    def _data(self) -> None:
+        fragment('<h2 id="text"><span>2</span> Text</h2>')
+        fragment(f'<p class="mm-quiet">{render.text(PRIVACY)}</p>')
+        self.controls["source"] = gr.Radio(
+            list(SOURCES), value=DATASET, label="Where the text comes from", elem_id="source"
+        )
+        with gr.Group() as dataset:
+            self.controls["dataset"] = gr.Textbox(
+                label="Dataset", info="id[:config][:split], such as owner/texts:train", elem_id="dataset"
+            )
+        with gr.Group(visible=False) as upload:
+            self.controls["upload"] = gr.File(
+                label=f"A {', '.join(ENDINGS)} of at most {TEXT_LIMIT // 1_000_000} MB",
+                file_types=ENDINGS,
+                type="filepath",
+                elem_id="upload",
+            )
+        with gr.Group(visible=False) as paste:
+            self.controls["paste"] = gr.Textbox(label="One example a line", lines=6, max_lines=12, elem_id="paste")
+        self.groups = {DATASET: dataset, UPLOAD: upload, PASTE: paste}
+        self.data_note = fragment(elem_id="data-note")
+        with gr.Accordion("More", open=False):
+            self.controls["text_column"] = gr.Textbox(label="Column of the texts", placeholder="by its name")
+            with gr.Row():
+                self.controls["examples"] = gr.Number(600, label="Examples", precision=0, min_width=110)
+                self.controls["max_length"] = gr.Number(128, label="Longest, in tokens", precision=0, min_width=110)
+                self.controls["seed"] = gr.Number(0, label="Seed", precision=0, min_width=110)
+
+    def _place(self) -> None:
+        fragment('<h2 id="place"><span>3</span> Publish to</h2>')
+        self.controls["publish"] = gr.Radio(
+            list(PLACES), value="own", label="Where the statistics go", elem_id="publish"
+        )
+        self.controls["private"] = gr.Checkbox(
+            label="Private", info="Statistics of a private or gated model are private in any case"
+        )
+        self.place_note = fragment(elem_id="place-note")
+
+    # What happens
+
+    def _wire(self, page: gr.Blocks) -> None:
+        inputs: set[Any] = {self.turn, self.nonce, *self.controls.values()}
+        notes = [self.model_note, self.data_note, self.place_note, self.note]
+        shown: list[Any] = [self.preview, self.found, self.worker, *notes, *self.groups.values()]
+        quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        asked: dict[str, Any] = {"js": browser.COUNTED, "concurrency_limit": 8, **quiet}
+        search = self.controls["model"]
+        asking: dict[str, Any] = {"js": browser.TYPED, "queue": False, "trigger_mode": "once"}
+        listed = search.key_up(self._search, self.asked, [search, self.asked], **asking, **quiet)  # type: ignore[attr-defined]
+        listed.then(None, self.asked, None, js=browser.ASK_AGAIN, api_visibility="private")
+        opened = page.load(None, None, None, js=browser.OPEN, api_visibility="private")
+        opened.then(self._open, None, [search, self.nonce], **quiet).then(self._preview, inputs, shown, **asked)
+        for name, control in self.controls.items():
+            touched = [control.upload, control.clear] if name == "upload" else [control.input]  # type: ignore[attr-defined]
+            touched += [control.blur] if isinstance(control, gr.Textbox | gr.Number) else []
+            for event in touched:
+                event(self._preview, inputs, shown, trigger_mode="always_last", **asked)
+        collecting = [self.nonce, self.controls["upload"], *notes, *self.view.outputs]
+        self.button.click(self._collect, inputs, collecting, **quiet)
+        self.view.wire()
+
+    def _search(self, typed: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
+        """Models whose name holds what was typed so far, and what that was."""
+        return {self.controls["model"]: self._listed(typed, token, request), self.asked: typed}
+
+    def _listed(self, typed: str, token: gr.OAuthToken | None, request: gr.Request) -> Any:
+        if len(typed.strip()) < MINIMUM:
+            return gr.Dropdown(choices=[])
+        try:
+            hits = search_models(self._desk.hub(token, request), typed)
+        except MergeError as error:
+            return gr.Dropdown(choices=[], info=str(error))
+        return gr.Dropdown(choices=[(render.hit(one), one.repo_id) for one in hits])
+
+    def _open(self, request: gr.Request) -> Updates:
+        """The page is opened, perhaps with a model in its address. A link never submits."""
+        model = hub_id(str(request.query_params.get("model") or ""))[:300]
+        filled: Updates = {self.controls["model"]: gr.Dropdown(value=model)} if model else {}
+        return filled | {self.nonce: uuid.uuid4().hex}
+
+    def _preview(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
+        """Everything that follows from the form, unless a newer form has been asked about meanwhile."""
+        session, turn = request.session_hash or "", int(data[self.turn])
+        self._turns.take(session, turn)
+        with spoken():
+            updates = self._follows(self._values(data), self._desk.hub(token, request))
+        return updates if self._turns.newest(session, turn) else {self.preview: gr.skip()}
+
+    def _follows(self, values: dict[str, Any], hub: Hub) -> Updates:
+        updates: Updates = {group: gr.Group(visible=name == values["source"]) for name, group in self.groups.items()}
+        updates[self.worker] = render.notice(NO_WORKER, "warning") if self._desk.worker_missing() else ""
+        problems: list[Problem] = []
+        updates |= {self.found: "", self.note: ""}
+        if not values["model"]:
+            return updates | {self.preview: statistics_view.preview_wait("Pick a model.")} | self._notes([])
+        try:
+            look = self._desk.look(hub_id(values["model"]), hub)
+            updates[self.found] = statistics_view.found(look, hub.url)
+            if not has_text(values):
+                words = "Name the text to collect from. What will happen then stands here."
+                return updates | {self.preview: statistics_view.preview_wait(words)} | self._notes([])
+            wish, texts = read_wish(values), read_text(values)
+            preview = self._desk.preview_statistics(wish, hub)
+            problems = list(preview.problems)
+            count = None if texts is None else len(texts)
+            updates[self.preview] = statistics_view.preview(preview, problems, count)
+        except InputError as error:
+            problems = list(error.problems)
+            updates[self.preview] = render.impossible(problems)
+        except MergeError as error:
+            problems = [error.problem]
+            updates[self.preview] = render.impossible(problems)
+        return updates | self._notes(problems)
+
+    def _collect(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
+        """The button: the job is queued, or what stands in its way is said beside its field."""
+        with spoken():
+            hub, values = self._desk.hub(token, request), self._values(data)
+            try:
+                wish, texts = read_wish(values), read_text(values)
+                job = self._desk.submit_statistics(wish, hub, texts, data[self.nonce])
+            except InputError as error:
+                return self._notes(error.problems) | {self.note: render.problems(error.problems, short=True)}
+            except MergeError as error:
+                return {self.note: render.problems([error.problem])}
+            if values["upload"]:
+                with suppress(OSError):
+                    Path(values["upload"]).unlink()  # the job has it now
+            updates: Updates = {self.nonce: uuid.uuid4().hex, self.controls["upload"]: None, self.note: ""}
+            return updates | self._notes([]) | self.view.show(job, hub, request)
+
+    def _values(self, data: dict[Component, Any]) -> dict[str, Any]:
+        return {name: data[control] for name, control in self.controls.items()}
+
+    def _notes(self, problems: Sequence[Problem]) -> Updates:
+        """What is wrong, beside the fields."""
+        beside = by_field(problem for problem in problems if problem.severity == "error")
+        fields = {"model": self.model_note, "data": self.data_note, "place": self.place_note}
+        return {note: render.problems(beside.get(name, ())) for name, note in fields.items()}
