@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from merging.calibrate import collect
 from merging.checkpoint import open_parent
+from merging.engine import merge, run_to_end
 from merging.errors import InputError
 from merging.fishers import CLASSES, FisherCollector
 from merging.objectives import Decisions, Head
@@ -596,6 +597,37 @@ def test_the_plan_says_that_there_is_no_fisher(tmp_path: Path, architecture: str
     plan = make_plan(recipe_from_dict({"merge_method": "fisher", "models": entries}), parents)
     assert [str(problem)[: len(sentence)] for problem in plan.errors] == [sentence] * 2
     assert [problem.where for problem in plan.errors] == ["models.0.model", "models.1.model"]
+
+
+@pytest.mark.parametrize("kind", ["mixtral", "t5", "bart", "vit", "deberta-v2"])
+def test_a_merge_by_fisher_covers_every_tensor(tmp_path: Path, kind: str) -> None:
+    """From model to merged file nothing falls back, and every value is Σ F̂W / Σ F̂, F̂ = F / its norm in the tensor."""
+    labels = None if kind in ("t5", "bart", "mixtral") else THREE
+    folders = [save_tiny(tmp_path / f"m{seed}", kind, seed=seed, labels=labels) for seed in range(2)]
+    examples = {"t5": PAIRS, "bart": PAIRS, "vit": pictures(3)}.get(kind, TEXTS[:3])
+    files = [{"fisher": fisher_of(folder, examples)} for folder in folders]
+    parents = [
+        replace(open_parent(str(folder), folder), statistics={"fisher": opened["fisher"].fact})
+        for folder, opened in zip(folders, files, strict=True)
+    ]
+    wish = {
+        "merge_method": "fisher",
+        "models": [str(folder) for folder in folders],
+        "parameters": {"normalize": "tensor", "floor": 1e-6},
+    }
+    plan = make_plan(recipe_from_dict(wish), parents)
+    assert (plan.errors, plan.fallbacks) == ((), {})
+    run_to_end(merge(plan, parents, tmp_path / "out", statistics=files, threads=1))
+    merged = load_file(tmp_path / "out" / "model.safetensors")
+    weights = [load_file(folder / "model.safetensors") for folder in folders]
+    assert merged.keys() == weights[0].keys()
+    for name in merged.keys() & files[0]["fisher"].specs.keys():
+        shares = [opened["fisher"].read(name).reshape(merged[name].shape).double() for opened in files]
+        shares = [share / (float(share.norm()) or 1.0) for share in shares]
+        least = max(1e-6 * float(sum(share.mean() for share in shares)) / 2, 1e-38)
+        shares = [share.clamp(min=least) for share in shares]
+        wanted = sum(share * part[name] for share, part in zip(shares, weights, strict=True)) / sum(shares)
+        torch.testing.assert_close(merged[name].double(), wanted, rtol=1e-4, atol=1e-5)
 
 
 def test_a_file_that_does_not_say_its_variant_is_refused(tmp_path: Path) -> None:
