@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from jobs.local import local_model
 from jobs.stage import job_folder
 from jobs.stages import Steps, collect_statistics
 from jobs.statistics_preview import preview_statistics
-from merging.errors import InputError, MergeError
+from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress
 from merging.recipe import Calibration
 from merging.statistics import check_values
@@ -94,9 +94,12 @@ def calibrate(context: StatisticsContext) -> Steps:
             model=wish.model_id,
             revision=wish.revision or "",
         )
-        for step in work:
-            message = f"{kind} of {wish.model_id} ({place + 1} of {len(context.files)})"
-            yield Progress("calibrate", step.done, step.total, step.unit, message)
+        message = f"{kind} of {wish.model_id} ({place + 1} of {len(context.files)})"
+        try:
+            for step in work:
+                yield Progress("calibrate", step.done, step.total, step.unit, message)
+        except InputError as error:
+            raise InputError.of(_without(problem, context.folder.text) for problem in error.problems) from None
         partial.replace(path)
     return {"collected": len(context.files)}
 
@@ -107,6 +110,11 @@ def _text(context: StatisticsContext) -> Calibration:
     if not context.pinned.text_is_handed_over:
         return wish
     return wish.model_copy(update={"data": str(context.folder.text), "text_column": "text"})
+
+
+def _without(problem: Problem, path: Path) -> Problem:
+    """The problem without the place where we keep the text."""
+    return replace(problem, what=problem.what.replace(str(path), "The text"))
 
 
 def check(context: StatisticsContext) -> Steps:

@@ -49,5 +49,7 @@ def _refuse_long(length: int, name: str) -> None:
 
 
 def _renamed(problem: Problem, path: str, name: str) -> Problem:
-    where = "text.text_column" if "column" in f"{problem.what}{problem.where}" else WHERE
-    return Problem(problem.what.replace(path, name), problem.why, problem.fix, where, problem.severity)
+    """The same problem about the file as its owner calls it."""
+    column = "column" in problem.what
+    where, fix = ("text.text_column", "Name the column of the texts") if column else (WHERE, problem.fix)
+    return Problem(problem.what.replace(path, name), problem.why, fix, where, problem.severity)

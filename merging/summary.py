@@ -61,7 +61,7 @@ class Summary:
             facts["Fullness"] = f"{_few(self.fullness)} tokens for each input of the layer with the fewest"
         else:
             facts["Tensors"] = f"{self.layers}"
-        facts["Size"] = f"{self.nbytes / 1e6:.1f} MB"
+        facts["Size"] = f"{self.nbytes / 1e6:,.1f} MB" if self.nbytes >= 1e5 else f"{self.nbytes / 1e3:.1f} kB"
         return facts
 
     def warnings(self) -> tuple[str, ...]:

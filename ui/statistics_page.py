@@ -36,8 +36,8 @@ from ui.statistics_form import (
 Updates = dict[Any, Any]
 ENDINGS = [".jsonl", ".csv", ".tsv", ".txt"]
 PRIVACY = (
-    "Statistics are sums over all tokens of the text: with many more tokens than a layer has inputs they say nothing "
-    "about any single one."
+    "Statistics are sums over all tokens of the text: with many more tokens than a layer has inputs they say "
+    "little about any single one. The preview of a file says when there are fewer."
 )
 
 

@@ -50,14 +50,14 @@ def summary(one: Summary, hub_url: str) -> str:
         address = (
             f"{hub_url}/{quote(match['repo'])}/blob/{quote(match['revision'] or 'main')}/{quote(match['path'] or '')}"
         )
-        links.append(render.link(address, f"{match['repo']}"))
+        links.append(f"<p>{render.link(address, match['repo'])}</p>")
     use = merge_link(one)
     if use:
-        links.append(render.link(use, "Use it in a merge", css="mm-button", here=True))
+        links.append(f"<p>{render.link(use, 'Use it in a merge', css='mm-button', here=True)}</p>")
     warned = "".join(render.notice(sentence, "warning") for sentence in one.warnings())
     return (
         f'<section class="mm-card mm-statistics"><h3>{render.text(one.title)} {chip}</h3>'
-        f"{render.definitions(one.facts())}{warned}<p>{' · '.join(links)}</p></section>"
+        f"{render.definitions(one.facts())}{warned}{''.join(links)}</section>"
     )
 
 
