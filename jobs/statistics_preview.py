@@ -7,10 +7,12 @@ from hub.datasets import is_local
 from hub.identity import Identity, whoami
 from hub.resolve import resolve
 from hub.statistics_place import publishing_problems, target_repo
+from merging.architecture import GENERIC, architecture_of
 from merging.errors import InputError, Problem
 from merging.parent import Parent
 from merging.plan import disk_problem, make_plan
 from merging.recipe import recipe_from_dict
+from merging.variants import output_of
 from merging.wish import StatisticsWish
 
 
@@ -41,6 +43,7 @@ def preview_statistics(wish: StatisticsWish, hub: Hub, *, free: int) -> Statisti
     if not resolved.parents:
         return StatisticsPreview(wish, None, wish.private, 0, tuple(problems))
     parent = resolved.parents[0]
+    problems += _kind_problems(parent, wish)
     plan = make_plan(resolved.recipe, resolved.parents)
     too_large = disk_problem(plan, free)
     problems += [_moved(too_large, "model")] if too_large else []
@@ -51,6 +54,22 @@ def preview_statistics(wish: StatisticsWish, hub: Hub, *, free: int) -> Statisti
     if hub.signed_in:
         changes["repo_id"] = target_repo(identity, parent.model, wish.publish)
     return StatisticsPreview(wish.model_copy(update=changes), parent, private, plan.download_bytes, tuple(problems))
+
+
+def _kind_problems(parent: Parent, wish: StatisticsWish) -> list[Problem]:
+    """What such a model cannot give, or cannot be given, as far as its config tells."""
+    problems = []
+    if "fisher" in wish.collect:
+        try:
+            output_of(parent.config)
+        except InputError as error:
+            problems.append(Problem(error.problem.what, error.problem.why, "Collect Gram matrices alone", "collect"))
+    reads = (architecture_of(parent.config) or GENERIC).reads(parent.config)
+    if wish.text_is_handed_over and reads != "text":
+        why = {"pairs": "each example is a text and its target"}.get(reads, f"its examples are {reads}")
+        what = f"{parent.model} cannot be fed with plain text"
+        problems.append(Problem(what, why, "Name a dataset of the Hub that has them", "text.data"))
+    return problems
 
 
 def _data_problems(hub: Hub, wish: StatisticsWish) -> list[Problem]:

@@ -1,5 +1,6 @@
 """Statistics as a job: real workers on a loopback Hub, killed in the middle, cancelled, with a text handed over."""
 
+import json
 import re
 import sqlite3
 import subprocess
@@ -22,7 +23,7 @@ from merging.recipe import recipe_from_dict
 from merging.statistics import Statistics
 from merging.wish import HANDED_OVER, StatisticsWish, statistics_wish
 from tests.jobs.processes import TOKEN, Workers, ended, queue, wait_for
-from tests.tiny_models import WORDS, save_tiny, sentences
+from tests.tiny_models import save_tiny, sentences
 
 pytestmark = pytest.mark.slow  # real processes and a Hub
 SECRET = "one two three one two three a b c c b a"  # a text that stands nowhere but in the job's folder
@@ -245,10 +246,19 @@ def test_bad_wishes_are_refused_before_anything_is_queued(scene: Scene) -> None:
     assert dict(refusals(scene, text={"data": HANDED_OVER})) == {
         "There is no text: statistics are collected from it. Upload or paste some.": "text.data"
     }
+    scene.ann.api.create_repo("ann/vectors")
+    vectors = json.dumps({"model_type": "bert", "architectures": ["BertModel"], "vocab_size": 34})
+    for name, body in (("config.json", vectors.encode()), ("model.safetensors", None)):
+        source = body or scene.root.parent / "m" / name
+        scene.ann.api.upload_file(repo_id="ann/vectors", path_or_fileobj=source, path_in_repo=name)
+    (told,) = (one for one in refusals(scene, model="ann/vectors") if one[1] == "collect")
+    assert told[0] == (
+        "No Fisher for BertModel: it has no head: it gives vectors, and a Fisher is made of probabilities. "
+        "Collect Gram matrices alone."
+    )
     job = scene.service.submit_statistics(scene.wish(), scene.ann)
     assert dict(refusals(scene)) == {
         f"A job of yours is making ann/m-merge-statistics already: job {job.id} is waiting. "
         "Wait for it, or pick another name.": "output.repo_id"
     }
     assert len(scene.service.list("ann")) == 1
-    assert WORDS  # the vocabulary of the tiny models
