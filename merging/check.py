@@ -33,6 +33,7 @@ BLOCK = 1 << 22
 TEXT = "One sentence to try the merged model."
 WRITTEN = 4  # tokens that a model which writes is asked for
 LIBRARY = "sentence-transformers"
+OUT_OF_MEMORY = "allocate memory"  # in torch's own words for it
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -78,16 +79,24 @@ def _run(folder: Path) -> tuple[dict[str, Any], list[str]]:
         inputs |= _text(model, tokenizer)
     if reads.startswith("images"):
         inputs |= _picture(model, processor)
-    found = {"class": type(model).__name__, "tokenizer": tokenizer is not None, "processor": processor is not None}
-    with torch.inference_mode():
-        more = {"decoder_input_ids": torch.tensor([[_start(model)]])} if reads == "pairs" else {}
-        outputs = [value for value in model(**inputs, **more).values() if isinstance(value, Tensor)]
-        if not all(bool(torch.isfinite(output).all()) for output in outputs):
-            raise MergeError(f"{folder.name} answers NaN", "its weights are finite but do not compute")
-        found["output"] = list(outputs[0].shape)
-        if model.can_generate():
-            found["written"] = _written(model, inputs)
-    return found, notes
+    found: dict[str, Any] = {
+        "class": type(model).__name__,
+        "tokenizer": tokenizer is not None,
+        "processor": processor is not None,
+    }
+    more = {"decoder_input_ids": torch.tensor([[_start(model)]])} if reads == "pairs" else {}
+    try:
+        with torch.inference_mode():
+            outputs = [value for value in model(**inputs, **more).values() if isinstance(value, Tensor)]
+            written = _written(model, inputs) if model.can_generate() else None
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RuntimeError) as error:
+        if OUT_OF_MEMORY in str(error):
+            raise
+        raise MergeError(f"{folder.name} loads and does not run", _first_line(error)) from None
+    if not all(bool(torch.isfinite(output).all()) for output in outputs):
+        raise MergeError(f"{folder.name} answers NaN", "its weights are finite but do not compute")
+    found["output"] = list(outputs[0].shape)
+    return found | ({} if written is None else {"written": written}), notes
 
 
 def _tokenizer(folder: Path) -> tuple[Any, list[str]]:
@@ -172,7 +181,7 @@ def _embedding(folder: Path) -> list[int]:
         model = getattr(sentence_transformers, kind)(str(folder), device="cpu", **LOCAL)
         answer = model.predict([(TEXT, TEXT)]) if kind == "CrossEncoder" else model.encode([TEXT])
     except (ValueError, OSError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-        if "allocate memory" in str(error):
+        if OUT_OF_MEMORY in str(error):
             raise
         raise MergeError(f"{folder.name} does not load with {LIBRARY}", _first_line(error)) from None
     values = torch.as_tensor(answer[0] if isinstance(answer, list) else answer)
@@ -218,7 +227,7 @@ def _within_memory(folder: Path, parameters: int, files: Sequence[str]) -> dict[
     try:
         return check_folder(folder, parameters, files)
     except RuntimeError as error:
-        if "allocate memory" in str(error):
+        if OUT_OF_MEMORY in str(error):
             raise MemoryError from None
         raise
 

@@ -309,8 +309,9 @@ def _step(recipe: Recipe, parents: Sequence[Parent], name: str, role: Role, inpu
     if len(inputs) < len(parents):
         return Step(name, spec, role, "average", inputs, f"only {len(inputs)} of {len(parents)} models have it")
     if "/" in name and method.needs & {"gram", "fisher"}:
-        module = name.rpartition("/")[0]
-        return Step(name, spec, role, "average", inputs, f"no statistics are collected of the module {module}")
+        reason = f"no statistics are collected of the module {name.rpartition('/')[0]}"
+        known = method.linear_only and len(spec.shape) < 2  # averaged in every layer
+        return Step(name, spec, role, "average", inputs, "" if known else reason)
     if method.linear_only and role.kind not in LINEAR:
         unknown = role.kind == "other" and len(spec.shape) > 1
         return Step(name, spec, role, "average", inputs, "not known to be a linear layer" if unknown else "")

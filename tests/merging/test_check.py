@@ -145,6 +145,14 @@ def test_what_is_wrong_stops_it_with_one_sentence(tmp_path: Path) -> None:
     assert wrong(folder).startswith("The tokenizer of m does not load: ")
 
 
+def test_a_processor_that_does_not_fit(tmp_path: Path) -> None:
+    """The picture goes through the processor that was carried: one of another size is found out."""
+    folder = save_tiny(tmp_path / "m", "vit")
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "size": {"height": 32, "width": 32}}))
+    assert wrong(folder).startswith("m loads and does not run: Input image size (32*32) doesn't match model (16*16)")
+
+
 def test_a_model_that_computes_nan(tmp_path: Path) -> None:
     """Every weight is finite, the answer is not."""
     folder = save_tiny(tmp_path / "m")

@@ -166,6 +166,18 @@ def test_embedding_models_that_differ(models: Path, path: str, data: dict[str, A
     assert len(sentences(models / "e0", models / "e1")) == 1
 
 
+def test_embedding_models_of_two_classes(models: Path, tmp_path: Path) -> None:
+    """One of them has a head: each keeps its own modules, for its embeddings are made by them."""
+    classifier = save_tiny(tmp_path / "classifier", seed=5)
+    for name in ("1_Pooling", "2_Dense"):
+        shutil.copytree(models / "e1" / name, classifier / name)
+    (classifier / "modules.json").write_text(json.dumps(json.loads((models / "e1" / "modules.json").read_text())[:3]))
+    merged(tmp_path / "out", classifier, models / "e0")
+    for folder, own in (("classifier", models / "e1"), ("e0", models / "e0")):
+        dense = [load_file(place / "2_Dense" / "model.safetensors") for place in (tmp_path / "out" / folder, own)]
+        torch.testing.assert_close(*dense)
+
+
 def test_an_older_pooling_config_says_the_same(models: Path) -> None:
     """One true flag of many is what one mode is today."""
     old = {f"pooling_mode_{mode}": mode == "mean_tokens" for mode in ("cls_token", "mean_tokens", "max_tokens")}
@@ -173,6 +185,21 @@ def test_an_older_pooling_config_says_the_same(models: Path) -> None:
     assert sentences(models / "e0", models / "e1") == []
     change(models / "e1" / "1_Pooling" / "config.json", {"pooling_mode_max_tokens": True})
     assert "pooling_mode of the module 1_Pooling is max+mean in e1" in sentences(models / "e0", models / "e1")[0]
+
+
+def test_a_repo_of_an_older_version(models: Path, tmp_path: Path) -> None:
+    """Class paths of before version 5 and a Normalize without a folder: merged with today's, and loaded."""
+    modules = json.loads((models / "e1" / "modules.json").read_text())
+    for module in modules:
+        module["type"] = "sentence_transformers.models." + module["type"].rpartition(".")[2]
+    change(models / "e1" / "modules.json", modules)
+    shutil.rmtree(models / "e1" / "3_Normalize")
+    assert sentences(models / "e0", models / "e1") == []
+    new, old = (merged(tmp_path / name, *folders) for name, folders in {
+        "new": (models / "e0", models / "e1"), "old": (models / "e1", models / "e0")
+    }.items())  # fmt: skip
+    assert "sentence_transformers.models.Dense" in (old / "modules.json").read_text()
+    torch.testing.assert_close(embed(new), embed(old))
 
 
 def test_models_with_other_modules(models: Path, tmp_path: Path) -> None:
