@@ -73,16 +73,17 @@ def blocks(gram: Tensor, parts: int, *, above: int = 0, then: Form = full) -> tu
     return back, total
 
 
-def low_rank(gram: Tensor, share: int, *, above: int = 0, then: Form = full) -> tuple[Tensor, int]:
-    """The largest n/share eigenvectors, and a diagonal that gives back that of G."""
-    if len(gram) <= above:
-        return then(gram)
+def low_rank(gram: Tensor, share: int, bits: int = 32) -> tuple[Tensor, int]:
+    """The largest n/share eigenvectors, as integers with a scale each where `bits` is less than 32; the diagonal of G."""
     rank = len(gram) // share
     values, vectors = torch.linalg.eigh(gram.double())
-    factor = vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()
-    back = factor @ factor.T
-    back.diagonal().copy_(gram.diagonal().double())
-    return back.float(), 4 * len(gram) * (rank + 1)
+    columns = vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()
+    if bits < 32:
+        scale = columns.abs().amax(0) / (2 ** (bits - 1) - 1) + 1e-30
+        columns = (columns / scale).round() * scale
+    back = columns @ columns.T
+    back.diagonal().copy_(gram.diagonal().double().maximum(back.diagonal()))
+    return back.float(), bits * len(gram) * rank // 8 + 4 * len(gram)
 
 
 def diagonal(gram: Tensor) -> tuple[Tensor, int]:
@@ -103,6 +104,8 @@ FORMS: dict[str, Form] = {
     ),
     "rank n/4 + diagonal": partial(low_rank, share=4),
     "rank n/8 + diagonal": partial(low_rank, share=8),
+    "rank n/8 + diagonal in 8 bits": partial(low_rank, share=8, bits=8),
+    "rank n/32 + diagonal": partial(low_rank, share=32),
     "diagonal": diagonal,
 }
 BOTH = ("25 texts", "100 texts", "600 texts", "correlations in 8 bits", "correlations in 4 bits")  # at each of ALPHAS
