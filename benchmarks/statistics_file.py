@@ -74,7 +74,7 @@ def blocks(gram: Tensor, parts: int, *, above: int = 0, then: Form = full) -> tu
 
 
 def low_rank(gram: Tensor, share: int, bits: int = 32) -> tuple[Tensor, int]:
-    """The largest n/share eigenvectors, as integers with a scale each where `bits` is less than 32; the diagonal of G."""
+    """The largest n/share eigenvectors, below 32 bits as integers with a scale each, and the diagonal of G."""
     rank = len(gram) // share
     values, vectors = torch.linalg.eigh(gram.double())
     columns = vectors[:, -rank:] * values[-rank:].clamp_min(0).sqrt()
