@@ -1,6 +1,6 @@
 """Gram matrices G = mean over real tokens of x xᵀ, x the input of a linear layer, collected by hooks.
 
-Float32 products are added up in float64. Layers that are fed the same tensor (q, k, v; gate, up) share one Gram:
+Float32 products of a few thousand rows are added up in float64. Layers that are fed the same tensor (q, k, v; gate, up) share one Gram:
 that is seen from the tensors themselves, in every batch. Rows of padding do not count. An input that is not one
 row per token (a pooler's, a classifier's) counts with all its rows; one that no example is part of (DeBERTa's relative
 positions) counts once for each example. A layer called twice counts both inputs. A convolution whose patches do not
@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from merging.errors import MergeError
 from merging.experts import ExpertLayer
 
-BLOCK = 768  # columns; a wider layer is done by blocks of the upper triangle
+BLOCK = 384  # columns; a wider layer is done by blocks of the upper triangle
+ROWS = 512  # that are gathered for one product: fewer make it slow
+PRODUCTS = 8  # that are summed in float32 before they go into the float64 sum
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,25 @@ class Masks:
         """The mask of that side; None when all rows count."""
         mask: Tensor | None = getattr(self, side)
         return mask
+
+
+@dataclass
+class _Open:
+    """What is not in a sum yet: gathered rows, and the products of those before them."""
+
+    rows: Tensor  # (ROWS, in) float32
+    product: Tensor  # (in, in) float32, the lower triangle beyond a block stays 0
+    filled: int = 0  # of the rows
+    products: int = 0
+
+    def multiply(self) -> None:
+        """Add the product of the gathered rows to the others."""
+        rows = self.rows[: self.filled]
+        for begin in range(0, rows.shape[1], BLOCK):
+            left = rows[:, begin : begin + BLOCK]
+            self.product[begin : begin + BLOCK, begin:].addmm_(left.T, rows[:, begin:])
+        self.filled = 0
+        self.products += 1
 
 
 class GramCollector:
@@ -56,6 +77,7 @@ class GramCollector:
         self.groups = {**groups, **{name: key for layer in experts for name, key in layer.aliases.items()}}
         self.sums: dict[str, Tensor] = {}  # (in, in) float64, upper triangle
         self.tokens: dict[str, int] = dict.fromkeys(self.groups.values(), 0)
+        self._open: dict[str, _Open] = {}
 
     @contextmanager
     def watch(self, masks: Masks) -> Iterator[None]:
@@ -89,19 +111,31 @@ class GramCollector:
         n = rows.shape[1]
         if key not in self.sums:
             self.sums[key] = torch.zeros(n, n, dtype=torch.float64, device=rows.device)
-        total = self.sums[key]
-        for begin in range(0, n, BLOCK):  # the lower triangle beyond a block stays 0
-            left = rows[:, begin : begin + BLOCK]
-            product = left.T @ rows[:, begin:]
-            total[begin : begin + BLOCK, begin:] += product if times == 1 else times * product.double()
+            self._open[key] = _Open(torch.empty(ROWS, n, device=rows.device), torch.zeros(n, n, device=rows.device))
+        opened = self._open[key]
+        if times > 1:
+            rows = rows * times**0.5
+        while len(rows):
+            taken = min(len(rows), ROWS - opened.filled)
+            opened.rows[opened.filled : opened.filled + taken] = rows[:taken]
+            opened.filled += taken
+            rows = rows[taken:]
+            if opened.filled == ROWS:
+                opened.multiply()
+                if opened.products == PRODUCTS:
+                    self.sums[key] += opened.product
+                    opened.product.zero_()
+                    opened.products = 0
 
     def means(self) -> dict[str, Tensor]:
         """G by key, (in, in) float32 on the CPU, upper triangle. Empties the sums; layers never called are left out."""
         means = {}
-        for key in list(self.sums):
-            if self.tokens[key]:
-                means[key] = (self.sums[key] / self.tokens[key]).float().cpu()
-            del self.sums[key]
+        with torch.inference_mode():
+            for key in list(self.sums):
+                opened, total = self._open.pop(key), self.sums.pop(key)
+                opened.multiply()
+                if self.tokens[key]:
+                    means[key] = (total.add_(opened.product) / self.tokens[key]).float().cpu()
         return means
 
 
@@ -133,7 +167,8 @@ def real_rows(x: Tensor, mask: Tensor | None) -> tuple[Tensor, int]:
     if mask is None:
         return rows, 1
     if x.shape[:-1] == mask.shape or (x.dim() == 2 and len(rows) == mask.numel()):
-        return rows[mask.reshape(-1).bool()], 1
+        real = mask.reshape(-1).bool()
+        return (rows if bool(real.all()) else rows[real]), 1
     alone = x.dim() == 3 and len(x) == 1 and len(mask) > 1  # the same for every example of the batch
     return rows, len(mask) if alone else 1
 
