@@ -25,9 +25,10 @@ from jobs.stage import job_folder
 from merging.checkpoint import open_parent
 from merging.errors import InputError, MergeError
 from merging.parent import Parent
-from merging.plan import Plan, disk_problem, make_plan
+from merging.plan import Plan, disk_problem, make_plan, side_files
 from merging.progress import Progress
 from merging.recipe import Calibration, Recipe, StatisticsKind, recipe_from_yaml
+from merging.roles import Reads
 from merging.statistics import Statistics, check_values
 
 CHECK_SHARE = 0.8  # of the available memory that the check of a model may take
@@ -187,14 +188,23 @@ def _collect(context: StageContext, index: int, kind: StatisticsKind) -> Generat
 
 
 def read_rows(
-    hub: Hub, wish: Calibration, cache: Path, *, files_allowed: bool, label_column: str | None = None
+    hub: Hub,
+    wish: Calibration,
+    cache: Path,
+    *,
+    files_allowed: bool,
+    label_column: str | None = None,
+    reads: Reads = "text",
 ) -> list[Row]:
-    """The rows of text that a recipe or a command names."""
+    """The examples that a recipe or a command names, of the kind that the model `reads`."""
     return load_rows(
         hub,
         wish.data,
         text_column=wish.text_column,
         label_column=label_column,
+        target_column=wish.target_column,
+        image_column=wish.image_column,
+        reads=reads,
         examples=wish.examples,
         seed=wish.seed,
         cache_dir=cache,
@@ -217,13 +227,15 @@ def collect_statistics(
 ) -> Generator[Progress, None, Path]:
     """Gram or Fisher statistics of the model in `folder` into `out`; its header names no file of this machine."""
     from merging.calibrate import collect
+    from merging.loading import reads_of
 
-    rows = read_rows(hub, wish, cache, files_allowed=files_allowed)
+    labels = wish.label_column if kind == "fisher" else None
+    rows = read_rows(hub, wish, cache, files_allowed=files_allowed, label_column=labels, reads=reads_of(folder))
     return (
         yield from collect(
             kind,
             folder,
-            [text for text, _ in rows],
+            [example for example, _ in rows],
             out,
             examples=wish.examples,
             max_length=wish.max_length,
@@ -233,6 +245,8 @@ def collect_statistics(
             model=model,
             revision=revision,
             dataset="" if is_local(wish.data) else wish.data,
+            variant=wish.variant,
+            labels=[label for _, label in rows],
         )
     )
 
@@ -259,12 +273,14 @@ def merge(context: StageContext) -> Steps:
 
 def check(context: StageContext) -> Steps:
     """Load each model of the output in a process of its own, with bounded memory, and run it once."""
-    plan = make_plan(context.pinned, context.local())
+    parents = context.local()
+    plan = make_plan(context.pinned, parents)
     names = [output.folder or "root" for output in plan.outputs]
     yield Progress("check", 0, len(names), "models", names[0])
     command = [sys.executable, "-m", "merging.check"]
     command += [str(context.folder.output / output.folder) for output in plan.outputs]
     command += ["--parameters", *(str(plan.parameters(output)) for output in plan.outputs)]
+    command += ["--files", *(",".join(side_files(parents[output.parent])) for output in plan.outputs)]
     command += ["--memory", str(max(CHECK_LEAST, int(CHECK_SHARE * available_memory())))]
     found: list[Result] = []
     with TemporaryFile("w+") as prose:
