@@ -61,10 +61,9 @@ def compare(name: str, model: Any, batches: list[Mapping[str, Tensor]], pairs: i
         runs = [(seconds(plain), seconds(collect)) for _ in range(pairs)]
     ratios = sorted(after / before for before, after in runs)
     tokens = sum(batch["attention_mask"].numel() for batch in batches)
-    print(
-        f"{name}: {tokens:,} tokens; forward {min(one for one, _ in runs):.2f} s, with Grams {min(two for _, two in runs):.2f} s; "
-        f"ratio {numbers.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, {pairs} pairs)"
-    )
+    alone, together = (min(run[index] for run in runs) for index in range(2))
+    print(f"{name}: {tokens:,} tokens; forward {alone:.2f} s, with Grams {together:.2f} s; ", end="")
+    print(f"ratio {numbers.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}, {pairs} pairs)")
 
 
 def main() -> None:
