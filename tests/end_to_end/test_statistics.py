@@ -131,7 +131,7 @@ def test_a_statistics_repo_can_be_looked_at(site: Any, page: Page) -> None:
         "fits these weights",
         "64, each of at most 16 tokens",
         "tokens for each input",
-        "MB",
+        "kB",
         "Use it in a merge",
     ):
         expect(card).to_contain_text(words)
