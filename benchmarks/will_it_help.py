@@ -2,12 +2,14 @@
 
     python -m benchmarks.will_it_help --skills 0 1 2 3 4 --skills-2 0 1 2 --skills-4 0 1 2 --sentiment 0 1 2 3 4
 
-Needs the runs of `benchmarks.skills` and `benchmarks.sentiment` (kept in `.demo`). All sums are over the linear layers
-that have a Gram. Prints a row a run, and the correlation of each quantity with the gain over all runs.
+Seeds at each learning rate; `--mixed` are seeds for merges of models with different rates. Uses what
+`benchmarks.skills` and `benchmarks.sentiment` keep in `.demo`. All sums are over the linear layers that have a Gram.
+Prints a column a run, and the correlation of each quantity with the gain over all runs.
 """
 
 import argparse
 import statistics as numbers
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
@@ -18,12 +20,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from benchmarks.body import Body, Grams, Weights, read_grams
+from benchmarks.comparison import parents_alone
 from benchmarks.tasks import DOMAIN_FAMILY, SKILL_FAMILY, Run
+from merging.calibrate import Kind
 from merging.methods.regmean import regmean
 from merging.statistics import Statistics
 
 LANES = (64, 16)  # values a layer in a sketch
 GAIN = "gain"
+MIXTURES = ((4, 1, 1), (1, 4, 1), (1, 1, 4), (2, 1, 2), (4, 2, 1), (1, 4, 4))  # of sentiment, assistant, banking
 
 
 def sketch(weight: Tensor, lanes: int) -> Tensor:
@@ -48,6 +53,28 @@ def splitmix(count: int) -> numpy.ndarray:
         z = (z ^ (z >> numpy.uint64(30))) * numpy.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> numpy.uint64(27))) * numpy.uint64(0x94D049BB133111EB)
         return z ^ (z >> numpy.uint64(31))
+
+
+@dataclass(frozen=True)
+class Mixed(Run):
+    """The three skills, each model with a learning rate of its own."""
+
+    rates: tuple[float, ...] = ()
+
+    def __str__(self) -> str:
+        return f"skills, seed {self.seed}, rates {' '.join(f'{rate:g}' for rate in self.rates)}"
+
+    @property
+    def folder(self) -> Path:
+        return Run(self.family, self.seed).folder / f"rates-{'-'.join(f'{rate:g}' for rate in self.rates)}"
+
+    def models(self) -> list[Path]:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return [Run(self.family, self.seed, rate).models()[index] for index, rate in enumerate(self.rates)]
+
+    def statistics(self, kind: Kind, examples: int) -> list[Path]:
+        runs = [Run(self.family, self.seed, rate) for rate in self.rates]
+        return [run.statistics(kind, examples)[index] for index, run in enumerate(runs)]
 
 
 def ratio(above: float, below: float) -> float:
@@ -129,24 +156,17 @@ def quantities(run: Run, examples: int) -> dict[str, float]:
         true = numbers.mean(map(square, parents))
         apart = numbers.mean(square(less(a, b)) for a, b in combinations(sketches, 2))
         found[f"distance of the parents, from {lanes} values a layer"] = ratio(apart, true)
-    return found | gains(run, examples)
-
-
-def gains(run: Run, examples: int) -> dict[str, float]:
-    """What the comparison of the same run has measured."""
-
-    def mean(key: str) -> float:
-        scores = run.remembered(key, lambda: missing(run, key))
-        return numbers.mean(scores.values())
-
-    plain, best = mean("average"), mean(f"RegMean, alpha 1, {examples} texts")
-    name = "each model on its own " + ("domain" if run.family.one_head else "task")
-    parents = run.remembered("parents", lambda: missing(run, "parents"))[name]
-    return {"parents": numbers.mean(parents.values()), "average": plain, "RegMean": best, GAIN: best - plain}
-
-
-def missing(run: Run, key: str) -> None:
-    raise SystemExit(f"{run} has no {key!r} yet: run benchmarks.{run.family.name} first")
+    plain = run.remembered("average", lambda: body.score(body.average()))
+    best = run.remembered(
+        f"RegMean, alpha 1, {examples} texts", lambda: body.score(body.with_grams(grams, aliases, regmean))
+    )
+    own = run.remembered("parents", lambda: parents_alone(run))
+    scores = {
+        "parents": numbers.mean(next(iter(own.values())).values()),
+        "average": numbers.mean(plain.values()),
+        "RegMean": numbers.mean(best.values()),
+    }
+    return found | scores | {GAIN: scores["RegMean"] - scores["average"]}
 
 
 def correlation(rows: list[dict[str, float]], key: str, other: str) -> float:
@@ -159,12 +179,14 @@ def main() -> None:
     parser.add_argument("--skills-2", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--skills-4", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--sentiment", type=int, nargs="*", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--mixed", type=int, nargs="*", default=[0])
     wish = parser.parse_args()
     torch.set_num_threads(1)
     runs = [Run(SKILL_FAMILY, seed) for seed in wish.skills]
     runs += [Run(SKILL_FAMILY, seed, 2) for seed in wish.skills_2]
     runs += [Run(SKILL_FAMILY, seed, 4) for seed in wish.skills_4]
     runs += [Run(DOMAIN_FAMILY, seed) for seed in wish.sentiment]
+    runs += [Mixed(SKILL_FAMILY, seed, 0, rates) for seed in wish.mixed for rates in MIXTURES]
     rows = []
     for run in runs:
         examples = 400 if run.family.one_head else 600
