@@ -1,10 +1,11 @@
 """Gram matrices G = mean over real tokens of x xᵀ, x the input of a linear layer, collected by hooks.
 
-Float32 products of a few thousand rows are added up in float64. Layers that are fed the same tensor (q, k, v; gate, up) share one Gram:
-that is seen from the tensors themselves, in every batch. Rows of padding do not count. An input that is not one
-row per token (a pooler's, a classifier's) counts with all its rows; one that no example is part of (DeBERTa's relative
-positions) counts once for each example. A layer called twice counts both inputs. A convolution whose patches do not
-overlap is a linear layer on flattened patches; experts see the tokens that are sent to them (`merging.experts`).
+Float32 products of a few thousand rows are added up in float64. Layers that are fed the same tensor (q, k, v; gate,
+up) share one Gram: that is seen from the tensors themselves, in every batch. Rows of padding do not count. An input
+that is not one row per token (a pooler's, a classifier's) counts with all its rows; one that no example is part of
+(DeBERTa's relative positions) counts once for each example. A layer called twice counts both inputs. A convolution
+whose patches do not overlap is a linear layer on flattened patches; experts see the tokens that are sent to them
+(`merging.experts`).
 What is not covered: `F.linear` on a weight (no hook fires), other convolutions.
 """
 
