@@ -174,9 +174,16 @@ def _refuse_other_folder(out: Path) -> None:
 def statistics(
     model: Annotated[str, typer.Argument(help="A Hub id or a folder; with --show also a statistics repo or file.")],
     kind: Annotated[str, typer.Option(help="gram or fisher.")] = "gram",
-    data: Annotated[str, typer.Option(help="id[:config][:split] of a Hub dataset, or a .jsonl, .csv, .tsv, .txt")] = "",
+    data: Annotated[
+        str,
+        typer.Option(help="id[:config][:split] of a Hub dataset, a .jsonl, .csv, .tsv, .txt, or a folder of images."),
+    ] = "",
     out: Annotated[Path | None, typer.Option(help="The file to write.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the texts; guessed by default.")] = None,
+    target_column: Annotated[
+        str | None, typer.Option(help="For T5 or BART: column of the answers; without one the model writes its own.")
+    ] = None,
+    image_column: Annotated[str | None, typer.Option(help="For vision models: column of the images.")] = None,
     examples: Annotated[int, typer.Option(min=1)] = 600,
     max_length: Annotated[int, typer.Option(min=2, help="In tokens.")] = 128,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
@@ -225,6 +232,8 @@ def statistics(
     wish = Calibration(
         data=data,
         text_column=text_column,
+        target_column=target_column,
+        image_column=image_column,
         examples=examples,
         max_length=max_length,
         batch_size=batch_size,
