@@ -37,7 +37,7 @@ Updates = dict[Any, Any]
 ENDINGS = [".jsonl", ".csv", ".tsv", ".txt"]
 PRIVACY = (
     "Statistics are sums over all tokens of the text: with many more tokens than a layer has inputs they say "
-    "little about any single one. The preview of a file says when there are fewer."
+    "little about any single one. The summary of a file says where there are fewer."
 )
 
 
