@@ -53,7 +53,7 @@ def compare(name: str, model: Any, batches: list[Mapping[str, Tensor]], pairs: i
         for batch in batches:
             with collector.watch(Masks(text=batch["attention_mask"])):
                 model(**batch)
-        collector.means()
+        dict(collector.means())
 
     with torch.inference_mode():
         groups = shared_inputs(layers, lambda: model(**batches[0]), set())

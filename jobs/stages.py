@@ -24,6 +24,7 @@ from jobs.job import JobFolder, read_json, write_atomically
 from jobs.stage import job_folder
 from merging.checkpoint import open_parent
 from merging.errors import InputError, MergeError
+from merging.offload import available_memory
 from merging.parent import Parent
 from merging.plan import Plan, disk_problem, make_plan, side_files
 from merging.progress import Progress
@@ -298,15 +299,6 @@ def check(context: StageContext) -> Steps:
     report |= {"checks": found, "notes": sorted({*report["notes"], *notes})}
     write_atomically(context.folder.report, json.dumps(report))
     return {"checked": len(found)}
-
-
-def available_memory() -> int:
-    """Bytes that a new process can take without pushing others out; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 0
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def publish(context: StageContext) -> Steps:

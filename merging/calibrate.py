@@ -3,13 +3,13 @@
     for progress in collect("gram", Path("model"), texts, Path("gram.safetensors"), examples=600): ...
 
 Grams come from modules (`nn.Linear`, transformers' `Conv1D`, patch projections, experts) and are keyed by the weight's
-name on disk, which is proven by value (`merging.naming`). The model has to fit in memory (twice for Fisher).
+name on disk, which is proven by value (`merging.naming`). For Fisher the model has to fit in memory, twice.
 """
 
 import re
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +22,15 @@ from merging.checkpoint import Checkpoint, sha256_of
 from merging.errors import InputError
 from merging.experts import ExpertLayer, find_experts, packed_experts
 from merging.fishers import FisherCollector
-from merging.grams import GramCollector, Masks, SharingChanged, shared_inputs
+from merging.grams import ROWS, GramCollector, Masks, SharingChanged, shared_inputs
 from merging.loading import Example, Loaded, batches, encode, load
 from merging.naming import Names, prove_names
 from merging.objectives import gold_of, head_of
+from merging.offload import Parameters, Spilled, gram_cost, passes
 from merging.progress import Progress
 from merging.roles import Kind as RoleKind
-from merging.statistics import Provenance, write_fisher, write_gram
+from merging.roles import inputs_of
+from merging.statistics import Provenance, pack_triangle, write_fisher, write_triangles
 from merging.variants import variant_of
 
 Kind = Literal["gram", "fisher"]
@@ -51,22 +53,27 @@ def collect(
     dataset_revision: str = "",
     variant: str = "auto",
     labels: Sequence[Any] | None = None,
+    memory: int = 0,
 ) -> Generator[Progress, None, Path]:
     """Run the model on `examples` of the texts (drawn by `seed`) and write the statistics file `out`.
 
     `variant` is that of a Fisher, exact, sampled, empirical or by the kind of model ("auto", see
     `merging.variants`); `labels`, one for each of the texts, are read for the empirical one alone. Reports examples
     done. Raises InputError when there is no text, when the model does not load or has no layer that statistics can be
-    collected for, when the empirical Fisher lacks its labels, or when the model gives NaN.
+    collected for, when the empirical Fisher lacks its labels, or when the model gives NaN. `memory` (bytes) bounds the
+    model and its Gram matrices, 0 is what is free: see `merging.offload`.
     """
     rows = _choose_rows(texts, examples, seed)
     chosen = [texts[row] for row in rows]
     attention = "eager" if kind == "fisher" else None
-    loaded = load(folder, max_length=max_length, device=device, attention=attention, name=model)
+    loaded = load(folder, max_length=max_length, device=device, attention=attention, name=model, memory=memory)
+    if loaded.offloaded and kind == "fisher":
+        raise InputError(
+            f"{model or folder.name} does not fit into memory", "a Fisher needs its gradients there", "Collect a Gram"
+        )
     checkpoint = Checkpoint(folder)
     try:
-        parameters = dict(loaded.model.named_parameters())
-        names = prove_names(parameters, checkpoint, getattr(loaded.model, "base_model_prefix", ""))
+        names = prove_names(Parameters(loaded.model), checkpoint, getattr(loaded.model, "base_model_prefix", ""))
         experts = find_experts(loaded.model, checkpoint)
     finally:
         checkpoint.close()
@@ -166,17 +173,33 @@ def _collect_gram(
     alone: set[str] = set()
     while True:
         try:
-            collector = yield from _run_gram(loaded, layers, experts, examples, size, alone)
+            found = yield from _run_gram(loaded, layers, experts, examples, size, alone, out)
             break
         except SharingChanged as changed:
-            alone.add(changed.key)  # one more pass, in which this layer has a Gram of its own
-    tokens, groups = collector.tokens, collector.groups
-    grams = collector.means()
-    for key, gram in grams.items():
-        if not bool(gram.isfinite().all()):
-            raise InputError(f"The input of {key} is not finite", "the model gives NaN or infinite values", "Mend it")
-    aliases = {key: leader for key, leader in groups.items() if leader in grams}
-    return write_gram(out, grams, {key: tokens[key] for key in grams}, aliases, provenance)
+            alone.add(changed.key)  # once more, with a Gram of its own for this layer
+    aliases = {key: leader for key, leader in found.groups.items() if leader in found.sizes}
+    return write_triangles(out, found.triangles, found.sizes, found.tokens, aliases, provenance)
+
+
+@dataclass
+class _Found:
+    """The Gram matrices of all passes so far, by key."""
+
+    triangles: dict[str, Tensor] | Spilled
+    sizes: dict[str, int] = field(default_factory=dict)
+    tokens: dict[str, int] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+
+    def take(self, collector: GramCollector) -> None:
+        """Add what one pass collected."""
+        self.groups |= collector.groups
+        for key, gram in collector.means():
+            if not bool(gram.isfinite().all()):
+                raise InputError(
+                    f"The input of {key} is not finite", "the model gives NaN or infinite values", "Mend it"
+                )
+            self.triangles[key] = pack_triangle(gram)
+            self.sizes[key], self.tokens[key] = len(gram), collector.tokens[key]
 
 
 def _run_gram(
@@ -186,20 +209,37 @@ def _run_gram(
     examples: Sequence[Example],
     size: int,
     alone: set[str],
-) -> Generator[Progress, None, GramCollector]:
-    done, model = 0, loaded.model
+    out: Path,
+) -> Generator[Progress, None, _Found]:
+    """As many passes over the examples as the memory beside the model asks for: one, unless the model is large."""
+    model = loaded.model
     if set(layers.values()) <= set(model.base_model.modules()):
         model = model.base_model  # scores of a whole vocabulary for every token would cost more than all else
+    sides, done = sides_of(loaded, layers), 0
     with torch.inference_mode():
         probe = encode(loaded, examples[:1])
         groups = shared_inputs(layers, lambda: model(**probe), alone)
-        collector = GramCollector(layers, groups, sides_of(loaded, layers), experts)
-        for chosen, inputs in batches(loaded, examples, size):
-            with collector.watch(masks_of(inputs)):
-                model(**inputs)
-            done += len(chosen)
-            yield Progress("calibrate", done, len(examples), "examples", "Gram matrices")
-    return collector
+        costs = {key: gram_cost([_inputs(layers[key])], ROWS) for key in dict.fromkeys(groups.values())}
+        costs |= {f"experts {number}": gram_cost(layer.inputs, ROWS) for number, layer in enumerate(experts)}
+        plan = passes(costs, loaded.room)
+        found = _Found({} if len(plan) == 1 else Spilled(out))
+        for keys in plan:
+            own = {key: layer for key, layer in layers.items() if groups[key] in keys}
+            packed = [layer for number, layer in enumerate(experts) if f"experts {number}" in keys]
+            collector = GramCollector(own, {key: groups[key] for key in own}, sides, packed)
+            for chosen, inputs in batches(loaded, examples, size):
+                with collector.watch(masks_of(inputs)):
+                    model(**inputs)
+                done += len(chosen)
+                yield Progress("calibrate", done, len(plan) * len(examples), "examples", "Gram matrices")
+            found.take(collector)
+    return found
+
+
+def _inputs(module: nn.Module) -> int:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return inputs_of(_kind(module), tuple(weight.shape))
 
 
 def _collect_fisher(

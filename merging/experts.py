@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from merging.offload import present
 from merging.tensors import TensorSource
 
 
@@ -21,6 +22,12 @@ class ExpertLayer:
 
     module: Any
     names: tuple[tuple[str, str, str], ...]  # of each expert, on disk: gate, up, down
+
+    @property
+    def inputs(self) -> list[int]:
+        """Rows of each Gram matrix of the layer: of its gates, and of its downs."""
+        gate_up, down = self.module.gate_up_proj.shape, self.module.down_proj.shape
+        return [size for shape in (gate_up, down) for size in [int(shape[2])] * len(self.names)]
 
     @property
     def aliases(self) -> dict[str, str]:
@@ -48,11 +55,12 @@ class ExpertLayer:
         chosen = args[1] if len(args) > 1 else kwargs["top_k_index"]
         states = states.reshape(-1, states.shape[-1])
         real = mask.reshape(-1).bool()
-        for number, (gate_name, _, down_name) in enumerate(self.names):
-            rows = states[real & (chosen == number).any(-1)].float()
-            yield gate_name, rows
-            gate, up = nn.functional.linear(rows, self.module.gate_up_proj[number].float()).chunk(2, dim=-1)
-            yield down_name, self.module.act_fn(gate) * up
+        with present(self.module):
+            for number, (gate_name, _, down_name) in enumerate(self.names):
+                rows = states[real & (chosen == number).any(-1)].float()
+                yield gate_name, rows
+                gate, up = nn.functional.linear(rows, self.module.gate_up_proj[number].float()).chunk(2, dim=-1)
+                yield down_name, self.module.act_fn(gate) * up
 
 
 def find_experts(model: nn.Module, disk: TensorSource) -> list[ExpertLayer]:
@@ -64,10 +72,12 @@ def find_experts(model: nn.Module, disk: TensorSource) -> list[ExpertLayer]:
             continue
         place = re.match(r"(?:.*\.)?layers\.\d+\.", name)
         candidates = [other for other in disk.specs if place and other.startswith(place[0]) and ".experts." in other]
-        found = [
-            tuple(_proven(values, disk, candidates, number) for values in (*packed[number].chunk(2), down[number]))
-            for number in range(len(packed))
-        ]
+        with present(module):
+            packed, down = module.gate_up_proj, module.down_proj  # type: ignore[assignment]
+            found = [
+                tuple(_proven(values, disk, candidates, number) for values in (*packed[number].chunk(2), down[number]))
+                for number in range(len(packed))
+            ]
         if all(None not in names for names in found):
             layers.append(ExpertLayer(module, tuple(found)))  # type: ignore[arg-type]
     return layers

@@ -128,16 +128,14 @@ class GramCollector:
                     opened.product.zero_()
                     opened.products = 0
 
-    def means(self) -> dict[str, Tensor]:
-        """G by key, (in, in) float32 on the CPU, upper triangle. Empties the sums; layers never called are left out."""
-        means = {}
+    def means(self) -> Iterator[tuple[str, Tensor]]:
+        """(key, G), (in, in) float32 on the CPU, upper triangle. Empties the sums; a layer never called has none."""
         with torch.inference_mode():
             for key in list(self.sums):
                 opened, total = self._open.pop(key), self.sums.pop(key)
                 opened.multiply()
                 if self.tokens[key]:
-                    means[key] = (total.add_(opened.product) / self.tokens[key]).float().cpu()
-        return means
+                    yield key, (total.add_(opened.product) / self.tokens[key]).float().cpu()
 
 
 class SharingChanged(MergeError):

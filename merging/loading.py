@@ -10,6 +10,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -17,8 +18,10 @@ import transformers
 from torch import Tensor
 
 from merging.architecture import GENERIC, architecture_of
+from merging.checkpoint import Checkpoint
 from merging.device import pick_device
 from merging.errors import InputError
+from merging.offload import placement
 from merging.roles import Reads
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -37,15 +40,24 @@ class Loaded:
     reads: Reads
     device: torch.device
     max_length: int  # tokens that the model can take, and not more than were asked for
+    room: int  # bytes of memory that are left beside the model
+    offloaded: TemporaryDirectory[str] | None = None  # what of the model did not fit into memory
 
 
 def load(
-    folder: Path, *, max_length: int, device: str = "auto", attention: str | None = None, name: str = ""
+    folder: Path,
+    *,
+    max_length: int,
+    device: str = "auto",
+    attention: str | None = None,
+    name: str = "",
+    memory: int = 0,
 ) -> Loaded:
     """Load the class that config.json names (a bare body where it names none). Raises InputError.
 
     `attention` is transformers' name of an implementation; the fastest that the class has when it is None.
-    `name` is what the user calls the model, for errors; by default the folder's.
+    `name` is what the user calls the model, for errors; by default the folder's. `memory` (bytes) bounds the model and
+    what is collected beside it, 0 is what is free; a model that does not fit is brought in from disk layer by layer.
     """
     name = name or folder.name
     config = _config(folder, name)
@@ -62,9 +74,11 @@ def load(
     log.set_verbosity(logging.ERROR)
     options = {"local_files_only": True, "trust_remote_code": False}
     tokenizer = processor = None
+    offloaded = TemporaryDirectory(prefix="merge-offload-")
+    spread, room = placement(4 * _values(folder), place, memory, Path(offloaded.name))
     try:
         model = kind.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, attn_implementation=attention, **options
+            folder, dtype=torch.float32, use_safetensors=True, attn_implementation=attention, **options, **spread
         )
         if reads != "images":
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
@@ -79,7 +93,20 @@ def load(
     if tokenizer is not None:
         _give_padding(model, tokenizer, name)
     length = _length(model, tokenizer, max_length) if tokenizer is not None else max_length
-    return Loaded(model.to(place).eval(), tokenizer, processor, config, reads, place, length)
+    if not spread:
+        model = model.to(place)
+    kept = offloaded if spread else None
+    return Loaded(model.eval(), tokenizer, processor, config, reads, place, length, room, kept)
+
+
+def _values(folder: Path) -> int:
+    """Number of values in the weight files of a folder; 0 where they cannot be read (transformers says why)."""
+    try:
+        checkpoint = Checkpoint(folder)
+    except (InputError, OSError):
+        return 0
+    checkpoint.close()
+    return sum(spec.numel for spec in checkpoint.specs.values())
 
 
 def batches(loaded: Loaded, examples: Sequence[Example], size: int) -> Iterator[tuple[list[int], dict[str, Tensor]]]:

@@ -157,15 +157,29 @@ def write_gram(
     provenance: Provenance,
 ) -> Path:
     """Write a Gram file. It has its name only when it is whole."""
+    sizes = {key: len(gram) for key, gram in grams.items()}
+    packed = {key: pack_triangle(gram) for key, gram in grams.items()}
+    return write_triangles(path, packed, sizes, tokens, aliases, provenance)
+
+
+def write_triangles(
+    path: Path,
+    triangles: Mapping[str, Tensor],  # key -> packed upper triangle, read one at a time
+    sizes: Mapping[str, int],  # key -> n
+    tokens: Mapping[str, int],
+    aliases: Mapping[str, str],
+    provenance: Provenance,
+) -> Path:
+    """`write_gram` for matrices that are packed already, see `pack_triangle`."""
     metadata = provenance.metadata() | {
         "kind": "gram",
         "mask": "real tokens",
         "aliases": json.dumps(dict(aliases)),
-        "sizes": json.dumps({key: len(gram) for key, gram in grams.items()}),
+        "sizes": json.dumps(dict(sizes)),
         "tokens": json.dumps(dict(tokens)),
     }
-    specs = [TensorSpec(key, (triangle_length(len(gram)),), torch.float32) for key, gram in sorted(grams.items())]
-    return _save(path, specs, lambda key: pack_triangle(grams[key]), metadata)
+    specs = [TensorSpec(key, (triangle_length(n),), torch.float32) for key, n in sorted(sizes.items())]
+    return _save(path, specs, triangles.__getitem__, metadata)
 
 
 def write_fisher(

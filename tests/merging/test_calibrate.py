@@ -163,7 +163,7 @@ def test_a_layer_called_twice_counts_both_inputs_and_hooks_are_removed() -> None
     with collector.watch(Masks(mask)):
         model(x)
     rows = torch.cat([model.a(x)[mask.bool()], model.b(x)[mask.bool()]]).double()
-    torch.testing.assert_close(collector.means()["c"].double(), rows.T @ rows / 6, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(dict(collector.means())["c"].double(), rows.T @ rows / 6, rtol=1e-6, atol=1e-7)
     with pytest.raises(RuntimeError), collector.watch(Masks(mask)):
         model(torch.rand(2, 3, 5))
     assert not any(module._forward_pre_hooks for module in model.modules())
@@ -177,6 +177,24 @@ def test_only_rows_of_tokens_are_masked() -> None:
         rows, each = real_rows(torch.rand(shape), mask)
         assert (len(rows), each) == (count, times), shape
     assert len(real_rows(torch.rand(2, 3, 5), None)[0]) == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama", "mixtral"])
+def test_a_model_larger_than_memory_is_brought_in_layer_by_layer(tmp_path: Path, kind: str) -> None:
+    """What does not fit stays on disk, Grams come in several passes: the same values, and nothing left behind."""
+    folder = save_tiny(tmp_path / kind, kind, labels=None)
+    whole, reports = run("gram", folder, TEXTS)
+    kept = {name: whole.gram(name) for name in whole.fact.keys}
+    before = set(tmp_path.iterdir())
+    little, passes = run("gram", folder, TEXTS, memory=60_000)  # the model has 80,000 bytes and more
+    assert passes[-1].total > reports[-1].total == len(TEXTS)
+    assert little.fact.keys == whole.fact.keys
+    for name, gram in kept.items():
+        torch.testing.assert_close(little.gram(name), gram, rtol=1e-5, atol=1e-7)
+    assert set(tmp_path.iterdir()) == before
+    with pytest.raises(InputError, match="does not fit into memory: a Fisher needs its gradients there"):
+        run("fisher", folder, TEXTS, memory=60_000)
 
 
 def test_wide_layers_are_summed_by_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
