@@ -67,9 +67,8 @@ class Parameters(Mapping[str, Tensor]):
     def __getitem__(self, name: str) -> Tensor:
         owner = self._owners[name]
         with present(owner):
-            value = owner._parameters[name.rpartition(".")[2]]
-            assert value is not None
-            return value.detach()
+            value: Tensor = owner.get_parameter(name.rpartition(".")[2]).detach()
+        return value
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._owners)
@@ -104,7 +103,7 @@ class Spilled(Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         path = self._path(list(self._sizes).index(name))
-        stored: Tensor = torch.from_file(path, size=self._sizes[name], dtype=torch.float32)
+        stored: Tensor = torch.from_file(path, size=self._sizes[name], dtype=torch.float32)  # type: ignore[no-untyped-call]
         return stored
 
     def __iter__(self) -> Iterator[str]:
