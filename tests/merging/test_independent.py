@@ -101,7 +101,7 @@ def _exhaust(work: Iterator[Any]) -> None:
 
 @pytest.mark.parametrize(("kind", "labels"), KINDS, ids=["bert", "llama", "gpt2", "llama classifier"])
 def test_a_merged_model_equals_an_independent_computation(tmp_path: Path, kind: str, labels: Any) -> None:
-    """Every tensor of the merged model, linear or not, to 1e-5 of its size; RegMean differs from the average."""
+    """Every tensor of the merged model, linear or not, to 2e-5 of its size; RegMean differs from the average."""
     folders = [save_tiny(tmp_path / str(seed), kind, seed=seed, labels=labels) for seed in range(2)]
     texts = [sentences(TEXTS, seed=seed) for seed in range(2)]
     merged = merged_by_the_product(folders, texts, tmp_path / "out")
@@ -115,7 +115,7 @@ def test_a_merged_model_equals_an_independent_computation(tmp_path: Path, kind: 
     off = {name: float((merged[name].double() - values).abs().max()) for name, values in wanted.items()}
     print(f"\n{kind}: largest absolute difference {max(off.values()):.1e}")
     for name, values in wanted.items():
-        assert off[name] < 1e-5 * max(1.0, float(values.abs().max())), f"{name}: {off[name]}"
+        assert off[name] < 2e-5 * max(1.0, float(values.abs().max())), f"{name}: {off[name]}"
     linear = [name for name in grams[0] if name in parts[0]]
     moved = [float((wanted[name] - (parts[0][name] + parts[1][name]).double() / 2).abs().max()) for name in linear]
     assert min(moved) > 1e-4
