@@ -42,6 +42,17 @@ def parameters() -> str:
     return "\n".join(rows)
 
 
+def architectures() -> str:
+    """A row for each family of models."""
+    from merging.architecture import ARCHITECTURES
+
+    families: dict[str, list[str]] = {}
+    for kind, architecture in ARCHITECTURES.items():
+        families.setdefault(architecture.name, []).append(f"`{kind}`")
+    names = [f"{name} ({', '.join(sorted(kinds))})" for name, kinds in sorted(families.items())]
+    return "; ".join(names) + "."
+
+
 def settings() -> str:
     """Every setting with its default."""
     from settings import Settings
@@ -95,6 +106,7 @@ def _sentence(path: Path) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "parameters": parameters,
+    "architectures": architectures,
     "settings": settings,
     "commands": commands,
     "tree": tree,
