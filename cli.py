@@ -188,6 +188,10 @@ def statistics(
     max_length: Annotated[int, typer.Option(min=2, help="In tokens.")] = 128,
     batch_size: Annotated[int, typer.Option(min=1)] = 16,
     seed: Annotated[int, typer.Option()] = 0,
+    numbers: Annotated[
+        Literal["bfloat16", "float32"],
+        typer.Option(help="How Gram matrices are stored: bfloat16 takes half the space."),
+    ] = "bfloat16",
     variant: Annotated[
         Literal["auto", "exact", "sampled", "empirical"],
         typer.Option(help="Of a Fisher: every class, classes drawn by the model, or the labels of --label-column."),
@@ -239,6 +243,7 @@ def statistics(
         batch_size=batch_size,
         seed=seed,
         label_column=label_column,
+        numbers=numbers,
         variant=variant,
     )
     path = follow(collect_here(hub, kind, model, wish, target, device=device))

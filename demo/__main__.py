@@ -73,6 +73,7 @@ def collect(model: Path) -> dict[str, Path]:
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
             options: dict[str, Any] = {"examples": examples, "max_length": 64, "batch_size": 16, "seed": 0}
+            options["numbers"] = "bfloat16"
             follow(run(kind, model, texts, path, model=f"{USER}/{model.name}", dataset="demo/data/skills", **options))
     return paths
 

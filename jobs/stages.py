@@ -247,6 +247,7 @@ def collect_statistics(
             revision=revision,
             dataset="" if is_local(wish.data) else wish.data,
             variant=wish.variant,
+            numbers=wish.numbers,
             labels=[label for _, label in rows],
         )
     )

@@ -53,6 +53,7 @@ def collect(
     dataset_revision: str = "",
     variant: str = "auto",
     labels: Sequence[Any] | None = None,
+    numbers: str = "float32",
     memory: int = 0,
 ) -> Generator[Progress, None, Path]:
     """Run the model on `examples` of the texts (drawn by `seed`) and write the statistics file `out`.
@@ -60,7 +61,8 @@ def collect(
     `variant` is that of a Fisher, exact, sampled, empirical or by the kind of model ("auto", see
     `merging.variants`); `labels`, one for each of the texts, are read for the empirical one alone. Reports examples
     done. Raises InputError when there is no text, when the model does not load or has no layer that statistics can be
-    collected for, when the empirical Fisher lacks its labels, or when the model gives NaN. `memory` (bytes) bounds the
+    collected for, when the empirical Fisher lacks its labels, or when the model gives NaN. `numbers` is how Gram
+    matrices are stored: float32, or bfloat16 in half the space (docs/statistics.md). `memory` (bytes) bounds the
     model and its Gram matrices, 0 is what is free: see `merging.offload`.
     """
     rows = _choose_rows(texts, examples, seed)
@@ -90,7 +92,7 @@ def collect(
     )
     with _exact_products():
         if kind == "gram":
-            return (yield from _collect_gram(loaded, names, experts, chosen, batch_size, provenance, out))
+            return (yield from _collect_gram(loaded, names, experts, chosen, batch_size, provenance, out, numbers))
         labelled = [(texts[row], None if labels is None else labels[row]) for row in rows]
         disk = tuple(checkpoint.specs)
         return (yield from _collect_fisher(loaded, names, experts, disk, labelled, variant, provenance, out))
@@ -164,6 +166,7 @@ def _collect_gram(
     size: int,
     provenance: Provenance,
     out: Path,
+    numbers: str,
 ) -> Generator[Progress, None, Path]:
     layers = linear_layers(loaded, names)
     if not layers:
@@ -178,7 +181,7 @@ def _collect_gram(
         except SharingChanged as changed:
             alone.add(changed.key)  # once more, with a Gram of its own for this layer
     aliases = {key: leader for key, leader in found.groups.items() if leader in found.sizes}
-    return write_triangles(out, found.triangles, found.sizes, found.tokens, aliases, provenance)
+    return write_triangles(out, found.triangles, found.sizes, found.tokens, aliases, provenance, numbers)
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Gram and Fisher statistics on disk: one safetensors file a model and kind, itself a `TensorSource`.
 
-Gram file: for each Gram one 1-D float32 tensor, the upper triangle of G = mean over real tokens of x xᵀ,
+Gram file: for each Gram one 1-D float32 or bfloat16 tensor, the upper triangle of G = mean over real tokens of x xᵀ,
 row by row, n(n+1)/2 values; its key is the disk name of the first weight that it belongs to, and `aliases`
 maps every covered weight to its key (q, k, v share one). Fisher file: the diagonal Fisher of each tensor
 under the tensor's own name and shape, float32. What both belong to stands in the header's metadata.
@@ -27,6 +27,7 @@ FORMAT, VERSION = "merge-statistics", "1"
 KINDS = ("gram", "fisher")
 VARIANTS = ("exact", "sampled", "empirical")  # of a Fisher
 FISHER_SCALE = "squared gradient of log p summed over an example, mean over examples"  # not normalised, no floor
+GRAM_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SIZE_LIMIT = 131_072  # inputs of one layer
 COUNT_LIMIT = 2**53  # tokens and examples
 NAME_LIMIT = 200_000  # names in one table
@@ -87,7 +88,7 @@ class Statistics:
 
     def gram(self, name: str) -> Tensor:
         """G of the weight of that disk name, (in, in) float32, symmetric. KeyError when it has none."""
-        return unpack_triangle(self.read(self._aliases[name]), self.fact.keys[name])
+        return unpack_triangle(self.read(self._aliases[name]).float(), self.fact.keys[name])
 
     def moments(self, name: str) -> tuple[int, float, float]:
         """Number of values of a Fisher tensor, their sum, and the sum of their squares."""
@@ -141,7 +142,7 @@ def check_values(path: Path) -> None:
     try:
         if statistics.fact.kind == "gram":
             for key in sorted(statistics.specs):
-                _check_gram(path.name, key, statistics.read(key), statistics.fact.keys[key])
+                _check_gram(path.name, key, statistics.read(key).float(), statistics.fact.keys[key])
         else:
             for name in sorted(statistics.specs):
                 _check_fisher(path.name, name, statistics.read(name), statistics.moments(name))
@@ -169,6 +170,7 @@ def write_triangles(
     tokens: Mapping[str, int],
     aliases: Mapping[str, str],
     provenance: Provenance,
+    numbers: str = "float32",  # or "bfloat16"
 ) -> Path:
     """`write_gram` for matrices that are packed already, see `pack_triangle`."""
     metadata = provenance.metadata() | {
@@ -178,8 +180,9 @@ def write_triangles(
         "sizes": json.dumps(dict(sizes)),
         "tokens": json.dumps(dict(tokens)),
     }
-    specs = [TensorSpec(key, (triangle_length(n),), torch.float32) for key, n in sorted(sizes.items())]
-    return _save(path, specs, triangles.__getitem__, metadata)
+    dtype = GRAM_DTYPES[numbers]
+    specs = [TensorSpec(key, (triangle_length(n),), dtype) for key, n in sorted(sizes.items())]
+    return _save(path, specs, lambda key: triangles[key].to(dtype), metadata)
 
 
 def write_fisher(
@@ -267,7 +270,7 @@ def _gram_tables(header: Header) -> tuple[dict[str, int], dict[str, int]]:
         n = sizes[key] = _count(sizes[key], f"the size of {key}")
         tokens[key] = _count(tokens.get(key), f"the tokens of {key}")
         _require(0 < n <= SIZE_LIMIT, f"{key} has {n} inputs")
-        _require(spec.dtype == torch.float32, f"{key} is not float32")
+        _require(spec.dtype in GRAM_DTYPES.values(), f"{key} is neither float32 nor bfloat16")
         _require(spec.shape == (triangle_length(n),), f"{key} is not the triangle of a {n} x {n} matrix")
         _require(tokens[key] > 0, f"{key} was collected from no token")
         _require(aliases.get(key) == key, f"{key} is not its own alias")
@@ -302,7 +305,7 @@ def _check_gram(file: str, key: str, packed: Tensor, n: int) -> None:
         raise _bad(file, key, "has a negative diagonal", "a mean of squares cannot be below 0")
     if float(diagonal.max()) > SCALE_LIMIT:
         raise _bad(file, key, f"has values up to {float(diagonal.max()):.1e}", "no layer has such inputs")
-    root = diagonal.double().sqrt().float().numpy() * 1.001  # Cauchy-Schwarz, with room for rounding
+    root = diagonal.double().sqrt().float().numpy() * 1.005  # Cauchy-Schwarz, with room for the rounding of bfloat16
     for row, begin in enumerate(starts.tolist()):
         if bool((abs(matrix[begin : begin + n - row]) > root[row] * root[row:] + 1e-30).any()):
             raise _bad(file, key, "is not a Gram matrix", "an entry is larger than its diagonal allows")

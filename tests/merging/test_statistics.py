@@ -21,6 +21,7 @@ from merging.statistics import (
     unpack_triangle,
     write_fisher,
     write_gram,
+    write_triangles,
 )
 
 DIGEST = "ab" * 32
@@ -50,6 +51,21 @@ def rewrite(path: Path, **changes: object) -> Path:
             metadata[name] = value if isinstance(value, str) else json.dumps(value)
     save_file(tensors, path, metadata=metadata)
     return path
+
+
+def test_bfloat16_takes_half_the_space(tmp_path: Path) -> None:
+    """Values to one part in 256; the file passes its own check, and is read as float32."""
+    gram = gram_of(40)
+    packed, names = {"q.weight": pack_triangle(gram)}, {"q.weight": "q.weight"}
+    files = [
+        write_triangles(tmp_path / numbers, packed, {"q.weight": 40}, {"q.weight": 120}, names, FROM, numbers)
+        for numbers in ("float32", "bfloat16")
+    ]
+    values = [Statistics(file) for file in files]
+    assert [value.specs["q.weight"].nbytes for value in values] == [4 * 820, 2 * 820]
+    check_values(files[1])
+    assert values[1].gram("q.weight").dtype == torch.float32
+    torch.testing.assert_close(values[1].gram("q.weight"), gram, rtol=1 / 256, atol=0)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 256, 257, 600])
