@@ -71,34 +71,38 @@ class Run:
         """Where all of it is kept."""
         return CACHE / self.family.name / (f"seed-{self.seed}" + (f"-rate-{self.rate:g}" if self.rate != 1 else ""))
 
-    def models(self) -> list[Path]:
-        """The folder of each task's model, trained when it is not there."""
+    def model(self, task: str) -> Path:
+        """The folder of a task's model, trained when it is not there."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        settings = TrainSettings()
-        settings = replace(settings, learning_rate=settings.learning_rate * self.rate)
-        folders = [model_folder(self.folder, task) for task in self.family.tasks]
-        for task, out in zip(self.family.tasks, folders, strict=True):
-            if not out.is_dir():
-                began = time.monotonic()
-                last(fine_tune(self.family.rows(task, "train"), out, seed=self.seed, settings=settings))
-                print(f"{self}: {task} trained in {time.monotonic() - began:.0f} s", flush=True)
-        return folders
+        out = model_folder(self.folder, task)
+        if not out.is_dir():
+            began, settings = time.monotonic(), TrainSettings()
+            settings = replace(settings, learning_rate=settings.learning_rate * self.rate)
+            last(fine_tune(self.family.rows(task, "train"), out, seed=self.seed, settings=settings))
+            print(f"{self}: {task} trained in {time.monotonic() - began:.0f} s", flush=True)
+        return out
+
+    def models(self) -> list[Path]:
+        """The folder of each task's model."""
+        return [self.model(task) for task in self.family.tasks]
 
     def texts(self, task: str) -> list[str]:
         """The unlabelled training texts of a task."""
         return [text for text, _ in self.family.rows(task, "train")]
 
+    def statistic(self, kind: Kind, task: str, examples: int) -> Path:
+        """The statistics file of a task's model, collected when it is not there."""
+        out = self.folder / "statistics" / f"{task}-{kind}-{examples}.safetensors"
+        model, texts = self.model(task), self.texts(task)
+        if not out.is_file():
+            began = time.monotonic()
+            last(collect(kind, model, texts, out, examples=examples, max_length=MAX_LENGTH, dataset=f"{task}.tsv"))
+            print(f"{self}: {kind} of {task} in {time.monotonic() - began:.1f} s", flush=True)
+        return out
+
     def statistics(self, kind: Kind, examples: int) -> list[Path]:
-        """One statistics file a task, collected when it is not there."""
-        files = []
-        for task, model in zip(self.family.tasks, self.models(), strict=True):
-            out = self.folder / "statistics" / f"{task}-{kind}-{examples}.safetensors"
-            if not out.is_file():
-                began, texts = time.monotonic(), self.texts(task)
-                last(collect(kind, model, texts, out, examples=examples, max_length=MAX_LENGTH, dataset=f"{task}.tsv"))
-                print(f"{self}: {kind} of {task} in {time.monotonic() - began:.1f} s", flush=True)
-            files.append(out)
-        return files
+        """The statistics file of each task's model."""
+        return [self.statistic(kind, task, examples) for task in self.family.tasks]
 
     def remembered(self, key: str, make: Callable[[], Any]) -> Any:
         """`make()`, or what it gave in an earlier run with the same key (plain data; delete scores.json to redo)."""

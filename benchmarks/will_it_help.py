@@ -10,6 +10,7 @@ Prints a column a run, and the correlation of each quantity with the gain over a
 import argparse
 import statistics as numbers
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from benchmarks.body import Body, Grams, Weights, read_grams
 from benchmarks.comparison import parents_alone
 from benchmarks.tasks import DOMAIN_FAMILY, SKILL_FAMILY, Run
+from demo.train import SKILLS
 from merging.calibrate import Kind
 from merging.methods.regmean import regmean
 from merging.statistics import Statistics
@@ -70,11 +72,13 @@ class Mixed(Run):
 
     def models(self) -> list[Path]:
         self.folder.mkdir(parents=True, exist_ok=True)
-        return [Run(self.family, self.seed, rate).models()[index] for index, rate in enumerate(self.rates)]
+        return [run.model(task) for run, task in self._parts()]
 
     def statistics(self, kind: Kind, examples: int) -> list[Path]:
-        runs = [Run(self.family, self.seed, rate) for rate in self.rates]
-        return [run.statistics(kind, examples)[index] for index, run in enumerate(runs)]
+        return [run.statistic(kind, task, examples) for run, task in self._parts()]
+
+    def _parts(self) -> list[tuple[Run, str]]:
+        return [(Run(self.family, self.seed, rate), task) for rate, task in zip(self.rates, SKILLS, strict=True)]
 
 
 def ratio(above: float, below: float) -> float:
@@ -123,6 +127,14 @@ def effective_rank(grams: list[Grams]) -> float:
     """Mean over layers of tr(G)² / |G|² as a share of the layer's inputs."""
     found = [float(g.diagonal().sum() ** 2 / g.square().sum()) / len(g) for own in grams for g in own.values()]
     return numbers.mean(found)
+
+
+def input_ratio(run: Run, examples: int) -> float:
+    """Largest ratio over the layers of tr(G) in one model to tr(G) in another: how far their inputs differ in size."""
+    found = [read_grams(Statistics(path))[0] for path in run.statistics("gram", examples)]
+    shared = [key for key in found[0] if run.family.one_head or not key.startswith("classifier.")]
+    traces = [[float(own[key].diagonal().sum()) for own in found] for key in shared]
+    return max(max(sizes) / min(sizes) for sizes in traces)
 
 
 def quantities(run: Run, examples: int) -> dict[str, float]:
@@ -180,6 +192,7 @@ def main() -> None:
     parser.add_argument("--skills-4", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--sentiment", type=int, nargs="*", default=[0, 1, 2, 3, 4])
     parser.add_argument("--mixed", type=int, nargs="*", default=[0])
+    parser.add_argument("--held-out", type=int, nargs="*", default=[1], help="seeds of the first mixture alone")
     wish = parser.parse_args()
     torch.set_num_threads(1)
     runs = [Run(SKILL_FAMILY, seed) for seed in wish.skills]
@@ -187,10 +200,14 @@ def main() -> None:
     runs += [Run(SKILL_FAMILY, seed, 4) for seed in wish.skills_4]
     runs += [Run(DOMAIN_FAMILY, seed) for seed in wish.sentiment]
     runs += [Mixed(SKILL_FAMILY, seed, 0, rates) for seed in wish.mixed for rates in MIXTURES]
+    runs += [Mixed(SKILL_FAMILY, seed, 0, MIXTURES[0]) for seed in wish.held_out]
     rows = []
     for run in runs:
         examples = 400 if run.family.one_head else 600
-        rows.append(run.remembered("quantities", lambda run=run, examples=examples: quantities(run, examples)))
+        inputs = run.remembered("input ratio", partial(input_ratio, run, examples))
+        rows.append(
+            {"largest ratio of input sizes": inputs} | run.remembered("quantities", partial(quantities, run, examples))
+        )
     names = list(rows[0])
     print(f"\n| | {' | '.join(map(str, runs))} | correlation with the gain |\n{'| --- ' * (len(runs) + 2)}|")
     for name in names:
