@@ -78,6 +78,7 @@ def _fact(fact: StatisticsFact, names: Mapping[str, str]) -> StatisticsFact:
         fact,
         keys={plan.get(name, name): size for name, size in fact.keys.items()},
         tokens={plan.get(name, name): count for name, count in fact.tokens.items()},
+        sketches={plan.get(name, name): values for name, values in fact.sketches.items()},
     )
 
 

@@ -30,6 +30,7 @@ from merging.offload import Parameters, Spilled, gram_cost, passes
 from merging.progress import Progress
 from merging.roles import Kind as RoleKind
 from merging.roles import inputs_of
+from merging.sketch import sketch
 from merging.statistics import Provenance, pack_triangle, write_fisher, write_triangles
 from merging.variants import variant_of
 
@@ -181,6 +182,9 @@ def _collect_gram(
         except SharingChanged as changed:
             alone.add(changed.key)  # once more, with a Gram of its own for this layer
     aliases = {key: leader for key, leader in found.groups.items() if leader in found.sizes}
+    parameters = Parameters(loaded.model)
+    places = {disk: name for name, disk in names.disk.items()}
+    provenance = replace(provenance, sketches={disk: sketch(parameters[places[disk]]) for disk in layers})
     return write_triangles(out, found.triangles, found.sizes, found.tokens, aliases, provenance, numbers)
 
 

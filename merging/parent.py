@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from merging.modules import MODULES_FILE, Module, modules_of
+from merging.sketch import Sketches
 from merging.tensors import TensorSource
 
 
@@ -25,6 +26,7 @@ class StatisticsFact:
     examples: int
     nbytes: int = 0
     variant: str = ""  # of a Fisher: "exact", "sampled" or "empirical"
+    sketches: Sketches = field(default_factory=dict)  # of the model's matrices, see `merging.sketch`
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from torch import Tensor
 from merging.checkpoint import Header, SafetensorsFile, ShardWriter
 from merging.errors import InputError
 from merging.parent import StatisticsFact
+from merging.sketch import Sketches, packed, unpacked
 from merging.tensors import TensorSpec
 
 FORMAT, VERSION = "merge-statistics", "1"
@@ -48,6 +49,7 @@ class Provenance:
     max_length: int = 0
     seed: int = 0
     skipped: Mapping[str, str] = field(default_factory=dict)  # module or parameter -> why it has no statistics
+    sketches: Sketches = field(default_factory=dict)  # of the weights themselves, see `merging.sketch`
 
     def metadata(self) -> dict[str, str]:
         """The part of the header's metadata that both kinds share."""
@@ -63,6 +65,7 @@ class Provenance:
             "max_length": str(self.max_length),
             "seed": str(self.seed),
             "skipped": json.dumps(dict(self.skipped)),
+            "sketches": json.dumps({name: packed(values) for name, values in self.sketches.items()}),
         }
 
 
@@ -127,10 +130,11 @@ def fact_from_header(header: Header, *, source: str, sha256: str = "", nbytes: i
         _require(bool(keys), "it covers no tensor")
         _require(kind == "gram" or metadata.get("variant") in VARIANTS, "it does not say which Fisher it is")
         examples = _count(metadata.get("examples", ""), "examples")
+        sketches = {name: unpacked(text) for name, text in _table(metadata, "sketches", "{}").items()}
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{source} has a broken header", _sentence(error), "Collect the statistics again") from None
     variant = metadata.get("variant", "") if kind == "fisher" else ""
-    return StatisticsFact(kind, source, sha256, weights, keys, tokens, examples, nbytes, variant)
+    return StatisticsFact(kind, source, sha256, weights, keys, tokens, examples, nbytes, variant, sketches)
 
 
 def check_values(path: Path) -> None:
@@ -327,8 +331,8 @@ def _bad(file: str, name: str, what: str, why: str) -> InputError:
     return InputError(f"{file}: {name} {what}", why, "Collect the statistics again")
 
 
-def _table(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
-    table = json.loads(metadata.get(name, ""))
+def _table(metadata: Mapping[str, str], name: str, absent: str = "") -> dict[str, Any]:
+    table = json.loads(metadata.get(name, absent))
     _require(isinstance(table, dict) and len(table) <= NAME_LIMIT, f"{name} is not a table")
     return dict(table)
 

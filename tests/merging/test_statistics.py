@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from merging.checkpoint import parse_header
 from merging.errors import InputError
+from merging.sketch import distance, packed, sketch
 from merging.statistics import (
     Provenance,
     Statistics,
@@ -217,3 +219,21 @@ def test_fisher_moments_that_are_not_those_of_the_values_are_refused(tmp_path: P
     path = rewrite(write_fisher(tmp_path / "f.safetensors", {"w": torch.ones(4)}, FROM), moments={"w": [4, 4.0, 0.04]})
     with pytest.raises(InputError, match=r"w has a sum of 4: its header says 0\.04"):
         check_values(path)
+
+
+def test_distances_can_be_told_from_headers(tmp_path: Path) -> None:
+    """The sketches of a file estimate how far two models are apart; nonsense in their place is a broken header."""
+    weights = [
+        {f"{i}": torch.randn(96, 96, generator=torch.Generator().manual_seed(100 * seed + i)) for i in range(30)}
+        for seed in range(2)
+    ]
+    moved = {name: value + 0.3 * weights[1][name] for name, value in weights[0].items()}
+    models = [{name: sketch(value) for name, value in model.items()} for model in (weights[0], moved)]
+    assert distance(models) == pytest.approx(0.3 / (1.045**0.5), rel=0.1)
+    assert distance(models[:1]) is None
+    path = write_gram(tmp_path / "g", {"0": gram_of(96)}, {"0": 9}, {"0": "0"}, replace(FROM, sketches=models[0]))
+    assert Statistics(path).fact.sketches == models[0]
+    for bad in ({"0": "AAAA"}, {"0": 3}, {"0": packed([float("nan")] * 64)}):
+        with pytest.raises(InputError, match="has a broken header"):
+            Statistics(rewrite(path, sketches=bad))
+    assert Statistics(rewrite(path, sketches=None)).fact.sketches == {}
