@@ -106,6 +106,7 @@ class Run:
 
     def remembered(self, key: str, make: Callable[[], Any]) -> Any:
         """`make()`, or what it gave in an earlier run with the same key (plain data; delete scores.json to redo)."""
+        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "scores.json"
         known = json.loads(path.read_text()) if path.is_file() else {}
         if key not in known:
