@@ -79,6 +79,7 @@ def _fact(fact: StatisticsFact, names: Mapping[str, str]) -> StatisticsFact:
         keys={plan.get(name, name): size for name, size in fact.keys.items()},
         tokens={plan.get(name, name): count for name, count in fact.tokens.items()},
         sketches={plan.get(name, name): values for name, values in fact.sketches.items()},
+        traces={plan.get(name, name): trace for name, trace in fact.traces.items()},
     )
 
 

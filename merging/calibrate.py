@@ -31,7 +31,7 @@ from merging.progress import Progress
 from merging.roles import Kind as RoleKind
 from merging.roles import inputs_of
 from merging.sketch import sketch
-from merging.statistics import Provenance, pack_triangle, write_fisher, write_triangles
+from merging.statistics import Provenance, pack_triangle, traces_of, write_fisher, write_triangles
 from merging.variants import variant_of
 
 Kind = Literal["gram", "fisher"]
@@ -185,7 +185,7 @@ def _collect_gram(
     parameters = Parameters(loaded.model)
     places = {disk: name for name, disk in names.disk.items()}
     provenance = replace(provenance, sketches={disk: sketch(parameters[places[disk]]) for disk in layers})
-    return write_triangles(out, found.triangles, found.sizes, found.tokens, aliases, provenance, numbers)
+    return write_triangles(out, found.triangles, found.sizes, found.traces, found.tokens, aliases, provenance, numbers)
 
 
 @dataclass
@@ -194,6 +194,7 @@ class _Found:
 
     triangles: dict[str, Tensor] | Spilled
     sizes: dict[str, int] = field(default_factory=dict)
+    traces: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
 
@@ -206,6 +207,7 @@ class _Found:
                     f"The input of {key} is not finite", "the model gives NaN or infinite values", "Mend it"
                 )
             self.triangles[key] = pack_triangle(gram)
+            self.traces |= traces_of({key: gram})
             self.sizes[key], self.tokens[key] = len(gram), collector.tokens[key]
 
 

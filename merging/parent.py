@@ -27,6 +27,7 @@ class StatisticsFact:
     nbytes: int = 0
     variant: str = ""  # of a Fisher: "exact", "sampled" or "empirical"
     sketches: Sketches = field(default_factory=dict)  # of the model's matrices, see `merging.sketch`
+    traces: Mapping[str, float] = field(default_factory=dict)  # tr(G) of each covered name
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ import torch
 from merging.checkpoint import TOKENIZER_FILES, WEIGHT_FILE, WEIGHT_INDEX, layout
 from merging.compatibility import compatibility_problems, covered_architecture
 from merging.errors import InputError, Problem
+from merging.expectation import expectation
 from merging.heads import HeadRule, arrange
 from merging.modules import CHAT_FILES, PICTURE_FILES, SENTENCE_FILES
 from merging.parent import Parent
@@ -87,6 +88,7 @@ class Plan:
     fetch: tuple[tuple[str, ...], ...] = ()  # files to download, per parent
     download_bytes: int = 0
     head_rule: HeadRule = "none"
+    expectation: str = ""  # whether the method will help, where that can be known
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -159,6 +161,7 @@ class Plan:
                 for o in self.outputs
             ],
             "heads": self.head_rule,
+            "expectation": self.expectation,
             "tensors": dict(actions),
             "fallbacks": self.fallbacks,
             "download_bytes": self.download_bytes,
@@ -184,7 +187,9 @@ def make_plan(recipe: Recipe, parents: Sequence[Parent]) -> Plan:
     rule = arranged.rule
     shards, outputs = _lay_out(recipe, arranged.parents, covered_architecture(parents), rule)
     plan = Plan(recipe, tuple(problems), shards, outputs, fetch, download, rule)
-    return Plan(recipe, (*problems, *_fallback_problems(plan)), shards, outputs, fetch, download, rule)
+    expected, doubts = expectation(recipe, arranged.parents, rule)
+    problems = [*problems, *_fallback_problems(plan), *doubts]
+    return replace(plan, problems=tuple(problems), expectation=expected)
 
 
 def disk_problem(plan: Plan, free: int) -> Problem | None:

@@ -131,10 +131,11 @@ def fact_from_header(header: Header, *, source: str, sha256: str = "", nbytes: i
         _require(kind == "gram" or metadata.get("variant") in VARIANTS, "it does not say which Fisher it is")
         examples = _count(metadata.get("examples", ""), "examples")
         sketches = {name: unpacked(text) for name, text in _table(metadata, "sketches", "{}").items()}
+        traces = _traces(metadata)
     except (ValueError, TypeError, RecursionError) as error:
         raise InputError(f"{source} has a broken header", _sentence(error), "Collect the statistics again") from None
     variant = metadata.get("variant", "") if kind == "fisher" else ""
-    return StatisticsFact(kind, source, sha256, weights, keys, tokens, examples, nbytes, variant, sketches)
+    return StatisticsFact(kind, source, sha256, weights, keys, tokens, examples, nbytes, variant, sketches, traces)
 
 
 def check_values(path: Path) -> None:
@@ -146,7 +147,10 @@ def check_values(path: Path) -> None:
     try:
         if statistics.fact.kind == "gram":
             for key in sorted(statistics.specs):
-                _check_gram(path.name, key, statistics.read(key).float(), statistics.fact.keys[key])
+                trace = _check_gram(path.name, key, statistics.read(key).float(), statistics.fact.keys[key])
+                said = statistics.fact.traces.get(key, trace)
+                if abs(said - trace) > 0.01 * trace:
+                    raise _bad(path.name, key, f"has a trace of {trace:.6g}", f"its header says {said:.6g}")
         else:
             for name in sorted(statistics.specs):
                 _check_fisher(path.name, name, statistics.read(name), statistics.moments(name))
@@ -163,14 +167,20 @@ def write_gram(
 ) -> Path:
     """Write a Gram file. It has its name only when it is whole."""
     sizes = {key: len(gram) for key, gram in grams.items()}
-    packed = {key: pack_triangle(gram) for key, gram in grams.items()}
-    return write_triangles(path, packed, sizes, tokens, aliases, provenance)
+    triangles = {key: pack_triangle(gram) for key, gram in grams.items()}
+    return write_triangles(path, triangles, sizes, traces_of(grams), tokens, aliases, provenance)
+
+
+def traces_of(grams: Mapping[str, Tensor]) -> dict[str, float]:
+    """tr(G) by key: the mean square of a layer's whole input."""
+    return {key: float(gram.diagonal().double().sum()) for key, gram in grams.items()}
 
 
 def write_triangles(
     path: Path,
     triangles: Mapping[str, Tensor],  # key -> packed upper triangle, read one at a time
     sizes: Mapping[str, int],  # key -> n
+    traces: Mapping[str, float],  # key -> tr(G)
     tokens: Mapping[str, int],
     aliases: Mapping[str, str],
     provenance: Provenance,
@@ -182,6 +192,7 @@ def write_triangles(
         "mask": "real tokens",
         "aliases": json.dumps(dict(aliases)),
         "sizes": json.dumps(dict(sizes)),
+        "traces": json.dumps(dict(traces)),
         "tokens": json.dumps(dict(tokens)),
     }
     dtype = GRAM_DTYPES[numbers]
@@ -283,6 +294,16 @@ def _gram_tables(header: Header) -> tuple[dict[str, int], dict[str, int]]:
     return {name: sizes[key] for name, key in aliases.items()}, {name: tokens[key] for name, key in aliases.items()}
 
 
+def _traces(metadata: Mapping[str, str]) -> dict[str, float]:
+    """tr(G) by covered weight; empty in a file that does not tell."""
+    found = _table(metadata, "traces", "{}")
+    for key, trace in found.items():
+        number = isinstance(trace, int | float) and not isinstance(trace, bool)
+        _require(number and 0 <= trace <= SIZE_LIMIT * SCALE_LIMIT, f"the trace of {key[:100]} is impossible")
+    aliases = _table(metadata, "aliases", "{}")
+    return {name: float(found[key]) for name, key in aliases.items() if key in found}
+
+
 def _fisher_tables(header: Header) -> tuple[dict[str, int], dict[str, int]]:
     """(tensor -> values, tensor -> examples) of a Fisher file."""
     moments, tokens = _table(header.metadata, "moments"), _table(header.metadata, "tokens")
@@ -299,7 +320,8 @@ def _fisher_tables(header: Header) -> tuple[dict[str, int], dict[str, int]]:
     return {name: spec.numel for name, spec in header.specs.items()}, {name: tokens[name] for name in header.specs}
 
 
-def _check_gram(file: str, key: str, packed: Tensor, n: int) -> None:
+def _check_gram(file: str, key: str, packed: Tensor, n: int) -> float:
+    """The matrix's trace."""
     if not bool(packed.isfinite().all()):
         raise _bad(file, key, "has NaN or infinite values", "a Gram matrix is finite")
     matrix = packed.numpy()
@@ -313,6 +335,7 @@ def _check_gram(file: str, key: str, packed: Tensor, n: int) -> None:
     for row, begin in enumerate(starts.tolist()):
         if bool((abs(matrix[begin : begin + n - row]) > root[row] * root[row:] + 1e-30).any()):
             raise _bad(file, key, "is not a Gram matrix", "an entry is larger than its diagonal allows")
+    return float(diagonal.double().sum())
 
 
 def _check_fisher(file: str, name: str, values: Tensor, moments: tuple[int, float, float]) -> None:

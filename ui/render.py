@@ -182,7 +182,8 @@ def preview(plan: Plan, parents: Sequence[Parent], found: Sequence[Problem], *, 
     if any(problem.severity == "error" for problem in found):
         return impossible(found)
     body = f'<h3 class="mm-yes">{"Ready to merge" if signed_in else "This merge will work"}</h3>'
-    body += f"<p>{_outcome(plan, parents)}</p>{_facts(plan, private)}"
+    expected = f"<p>{text(plan.expectation)}</p>" if plan.expectation else ""
+    body += f"<p>{_outcome(plan, parents)}</p>{expected}{_facts(plan, private)}"
     return f'<div class="mm-preview">{body}{problems(found)}{_nothing_fetched()}</div>'
 
 

@@ -20,6 +20,7 @@ from merging.statistics import (
     check_values,
     fact_from_header,
     pack_triangle,
+    traces_of,
     unpack_triangle,
     write_fisher,
     write_gram,
@@ -58,9 +59,9 @@ def rewrite(path: Path, **changes: object) -> Path:
 def test_bfloat16_takes_half_the_space(tmp_path: Path) -> None:
     """Values to one part in 256; the file passes its own check, and is read as float32."""
     gram = gram_of(40)
-    packed, names = {"q.weight": pack_triangle(gram)}, {"q.weight": "q.weight"}
+    packed, names, traces = {"q.weight": pack_triangle(gram)}, {"q.weight": "q.weight"}, traces_of({"q.weight": gram})
     files = [
-        write_triangles(tmp_path / numbers, packed, {"q.weight": 40}, {"q.weight": 120}, names, FROM, numbers)
+        write_triangles(tmp_path / numbers, packed, {"q.weight": 40}, traces, {"q.weight": 120}, names, FROM, numbers)
         for numbers in ("float32", "bfloat16")
     ]
     values = [Statistics(file) for file in files]
@@ -193,7 +194,7 @@ def test_gram_values_that_cannot_be_are_refused(tmp_path: Path, row: int, column
     gram[row, column] = value
     path = gram_file(tmp_path / "gram.safetensors", gram)
     with pytest.raises(InputError) as error:
-        check_values(path)
+        check_values(rewrite(path, traces=None))
     assert text in str(error.value)
 
 
@@ -237,3 +238,13 @@ def test_distances_can_be_told_from_headers(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="has a broken header"):
             Statistics(rewrite(path, sketches=bad))
     assert Statistics(rewrite(path, sketches=None)).fact.sketches == {}
+
+
+def test_a_trace_that_is_not_its_grams_is_refused(tmp_path: Path) -> None:
+    """A preview believes the header; the values are checked when they are there."""
+    path = gram_file(tmp_path / "g", gram_of(8))
+    assert Statistics(path).fact.traces["k.weight"] == pytest.approx(float(gram_of(8).diagonal().sum()))
+    with pytest.raises(InputError, match=r"has a trace of .*: its header says 1"):
+        check_values(rewrite(path, traces={"q.weight": 1.0}))
+    with pytest.raises(InputError, match=r"the trace of q.weight is impossible"):
+        Statistics(rewrite(path, traces={"q.weight": -1.0}))
