@@ -190,16 +190,18 @@ class MergePage:
             offered = [self.offer, self.controls["output.root"]]
             return event.then(None, offered, written, js=browser.SETTLE, api_visibility="private")
 
+        every: dict[str, Any] = {"trigger_mode": "multiple"}  # else Gradio drops a second one while the first is away
+
         def refresh(event: Any) -> None:
-            settle(settle(event).then(self._preview, inputs, shown, **asked))
+            settle(settle(event).then(self._preview, inputs, shown, **every, **asked))
 
         asking: dict[str, Any] = {"js": browser.TYPED, "queue": False, "trigger_mode": "once"}
         found = self.search.key_up(self._search, self.asked, [self.search, self.asked], **asking, **quiet)
         found.then(None, self.asked, None, js=browser.ASK_AGAIN, api_visibility="private")
         chosen = self.search.input(None, None, self.picks, js=browser.PICKS, api_visibility="private")
-        refresh(chosen.then(self._pick, inputs, form, queue=False, **quiet))
+        refresh(chosen.then(self._pick, inputs, form, queue=False, **every, **quiet))
         for index, button in enumerate(self.removes):
-            refresh(button.click(self._remover(index), inputs, form, queue=False, **quiet))
+            refresh(button.click(self._remover(index), inputs, form, queue=False, **every, **quiet))
         refresh(self.load.click(self._load_yaml, inputs, form, **quiet))
         opened = page.load(None, None, None, js=browser.OPEN, api_visibility="private")
         refresh(opened.then(self._open, inputs, form, **quiet))
