@@ -258,6 +258,8 @@ def valid_repo_id(repo_id: str) -> bool:
 
 def distinctive(names: list[str]) -> list[str]:
     """What sets each name apart: `minilm-banking`, `minilm-sentiment` -> `banking`, `sentiment`."""
+    if not names:
+        return []
     parts = [re.split(r"[-_]", name) for name in names]
     while min(map(len, parts)) > 1 and len({part[0] for part in parts}) == 1 and len(parts) > 1:
         parts = [part[1:] for part in parts]

@@ -328,3 +328,9 @@ def test_a_head_of_another_shape_is_refused_where_heads_have_no_labels(decoders:
     other = with_specs(decoders[1], {name: replace(decoders[1].source.specs[name], shape=(35, 32))})
     assert sentence(planned([decoders[0], other])).startswith(f"{name} has shape [35, 32] in demo/1")
     assert sentence(planned([decoders[0], with_specs(decoders[1], {name: None})])).startswith("demo/1 has no tensor")
+
+
+def test_a_recipe_without_models_is_one_sentence() -> None:
+    """The form before anything is picked, and an empty list in a file."""
+    plan = make_plan(recipe_from_dict({"merge_method": "average", "models": []}), [])
+    assert sentence(plan) == "The recipe has 0 models: average takes at least 2. Add a model."
