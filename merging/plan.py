@@ -174,6 +174,8 @@ class Plan:
 
 def make_plan(recipe: Recipe, parents: Sequence[Parent]) -> Plan:
     """The plan of a recipe for its parents, in the recipe's order. Never raises for bad input: see `problems`."""
+    if not parents:
+        return Plan(recipe, tuple(_recipe_problems(recipe)))
     arranged = arrange(parents)
     sides = side_problems(recipe.tasks, parents, arranged.rule)
     problems = [*_recipe_problems(recipe), *sides]
