@@ -132,6 +132,8 @@ def _print_plan(data: dict[str, Any], warnings: Iterable[Problem]) -> None:
     counts = ", ".join(f"{count} {action}" for action, count in data["tensors"].items())
     print(f"  tensors: {counts}; heads: {data['heads']}")
     print(f"  download {data['download_bytes'] / 1e6:.1f} MB, output {data['output_bytes'] / 1e6:.1f} MB")
+    for one in data["statistics"]:
+        print(f"  {one['kind'].title()} of {one['model']}: {one['source']}")
     if data["expectation"]:
         print(f"  {data['expectation']}")
     for problem in warnings:

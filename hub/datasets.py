@@ -51,6 +51,17 @@ def is_local(data: str) -> bool:
     return name.startswith(("/", "./", "../", "~")) or name.endswith(LOCAL_ENDINGS)
 
 
+def raise_unless_readable(data: str, where: str = "") -> None:
+    """InputError for a local file that is not there, or is of a kind that is not read; a folder may hold images."""
+    name = _file_and_split(data)[0]
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise InputError(f"{name} cannot be read", "there is no such file", "Check the path", where)
+    if not path.is_dir() and (path.suffix not in LOCAL_ENDINGS or not path.is_file()):
+        endings = ", ".join(LOCAL_ENDINGS)
+        raise InputError(f"{name} cannot be read", f"a file ending in {endings} is needed", "Check it", where)
+
+
 def load_rows(
     hub: Hub,
     data: str,
@@ -206,8 +217,7 @@ def _local_rows(data: str) -> Iterator[Mapping[str, Any]]:
         if not files:
             raise InputError(f"{name} holds no image", f"none ends in {', '.join(IMAGE_ENDINGS)}", "Check the folder")
         return
-    if path.suffix not in LOCAL_ENDINGS or not path.is_file():
-        raise InputError(f"{name} cannot be read", f"a file ending in {', '.join(LOCAL_ENDINGS)} is needed", "Check it")
+    raise_unless_readable(data)
     try:
         for row in _parsed(path):
             if not split or row.get("split") == split:

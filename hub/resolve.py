@@ -13,10 +13,10 @@ from pathlib import Path
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from hub.client import Hub, HubUnavailable, explained
-from hub.datasets import is_local
+from hub.datasets import is_local, raise_unless_readable
 from hub.identity import Identity, whoami, writing_problem
 from hub.repository import RemoteRepo, open_repo, read_config, read_headers, read_sides, read_small, weight_names
-from hub.statistics import FoundStatistics, belongs, find_statistics, local_statistics, named_statistics
+from hub.statistics import FoundStatistics, find_statistics, local_statistics, named_statistics
 from merging.checkpoint import TOKENIZER_FILES, open_parent, specs_of, vocabulary_of
 from merging.errors import InputError, MergeError, Problem
 from merging.parent import Parent
@@ -162,7 +162,7 @@ def _problems(error: MergeError) -> tuple[Problem, ...]:
 def _see(question: _Question) -> _Seen:
     """One model from its headers. Raises InputError with the field at fault."""
     try:
-        _refuse_local_text(question)
+        _check_local_text(question)
         return _see_folder(question) if question.entry.is_folder else _see_repo(question)
     except InputError as error:
         raise _located(error, question.where) from None
@@ -173,11 +173,16 @@ def _located(error: InputError, where: str) -> InputError:
     return type(error).of(Problem(p.what, p.why, p.fix, p.where or where, p.severity) for p in error.problems)
 
 
-def _refuse_local_text(question: _Question) -> None:
+def _check_local_text(question: _Question) -> None:
+    """InputError for text on this machine where that is not allowed, or which is needed and not there."""
     wish = question.entry.calibration
-    if wish is not None and is_local(wish.data) and not question.folders_allowed:
-        where = f"{question.where.removesuffix('model')}calibration.data"
+    if wish is None or not is_local(wish.data):
+        return
+    where = f"{question.where.removesuffix('model')}calibration.data"
+    if not question.folders_allowed:
         raise InputError(f"{wish.data} is a file", "only datasets of the Hub can be used", "Name owner/dataset", where)
+    if any(kind not in question.entry.statistics for kind in question.kinds):
+        raise_unless_readable(wish.data, where)
 
 
 def _see_folder(question: _Question) -> _Seen:
@@ -223,7 +228,7 @@ def _statistics(
 ) -> FoundStatistics | None:
     """The statistics of one kind that the entry names, or those found near the model (a repo or a folder).
 
-    Found ones of other weights are let be where the entry names text to collect new ones from.
+    None are looked for where the entry names text to collect them from: what somebody named wins.
     """
     hub, entry = question.hub, question.entry
     ref = next((ref for name, ref in entry.statistics.items() if name == kind), None)
@@ -233,10 +238,11 @@ def _statistics(
             return named_statistics(hub, kind, ref, where, folders_allowed=question.folders_allowed)
         except InputError as error:
             raise _located(error, where) from None
+    if entry.calibration is not None:
+        return None
     if isinstance(place, Path):
         return local_statistics(kind, place)
-    found = find_statistics(hub, kind, place, weights)
-    return None if found and entry.calibration and not belongs(found.fact, weights) else found
+    return find_statistics(hub, kind, place, weights)
 
 
 def _pinned(

@@ -74,7 +74,10 @@ class Parameter:
         if isinstance(value, list) and option.by_layer:
             return self._by_layer(value, where)
         if value is None:
-            raise InputError(f"{self.name} is empty", "it needs a value", f"Leave it at {self.default}", where)
+            why = "it needs a value"
+            if self.kind in ("float", "int"):  # a page sends nothing for 1e999
+                why += ", and one that is too large to be a finite number counts as none"
+            raise InputError(f"{self.name} is empty", why, f"Leave it at {self.default}", where)
         if self.kind == "bool":
             if not isinstance(value, bool):
                 raise InputError(f"{self.name} = {value!r}", "it is true or false", f"Write {self.name}: true", where)
@@ -88,7 +91,9 @@ class Parameter:
         if isinstance(value, str) and re.fullmatch(r"[-+]?[\d.]+[eE][-+]?\d+", value):
             value = float(value)  # YAML reads 1e-6 as a text
         if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
-            raise InputError(f"{self.name} = {value!r}", "it is not a number", f"Give a number, {self.range}", where)
+            number = isinstance(value, int | float) and not isinstance(value, bool) and value == value
+            why = "it is not a finite number" if number else "it is not a number"
+            raise InputError(f"{self.name} = {value!r}", why, f"Give a number, {self.range}", where)
         if self.kind == "int" and value != int(value):
             raise InputError(f"{self.name} = {value!r}", "it is not a whole number", "Give a whole number", where)
         low, high = option.minimum, option.maximum

@@ -148,6 +148,17 @@ class Plan:
             raise InputError.of(self.errors)
         return self
 
+    @property
+    def sources(self) -> tuple[tuple[str, str, str], ...]:
+        """(model, kind, where its statistics come from): a published file, or the text they are collected from."""
+        found = []
+        for entry in self.recipe.models:
+            named = {str(kind): ref.source for kind, ref in entry.statistics.items()}
+            text = f"collected from {entry.calibration.data}" if entry.calibration else "missing"
+            needed = sorted(self.recipe.method.needs & {"gram", "fisher"})
+            found += [(entry.repo_id, kind, named.get(kind, text)) for kind in needed]
+        return tuple(found)
+
     def as_dict(self) -> dict[str, Any]:
         """The plan in plain data: what the preview and `cli.py plan --json` show."""
         actions = Counter(step.action for step in self.steps)
@@ -162,6 +173,7 @@ class Plan:
             ],
             "heads": self.head_rule,
             "expectation": self.expectation,
+            "statistics": [{"model": model, "kind": kind, "source": source} for model, kind, source in self.sources],
             "tensors": dict(actions),
             "fallbacks": self.fallbacks,
             "download_bytes": self.download_bytes,

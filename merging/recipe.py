@@ -38,7 +38,7 @@ class StatisticsRef(Strict):
 
 
 class Calibration(Strict):
-    """Text from which a job collects the statistics that are not published."""
+    """Text from which a job collects a model's statistics, also where some are published; `statistics` goes first."""
 
     data: str  # `id[:config][:split]` of a Hub dataset, or a local .jsonl, .csv, .tsv, .txt (command line only)
     text_column: str | None = None

@@ -119,9 +119,11 @@ def test_bad_files(tmp_path: Path, name: str, body: str, options: dict[str, str]
 
 def test_a_missing_file_and_an_unknown_kind(tmp_path: Path) -> None:
     """Only the four kinds are read."""
-    for name in ("none.csv", "texts.parquet"):
-        with pytest.raises(InputError, match=r"a file ending in .jsonl, .csv, .tsv, .txt is needed"):
-            rows(tmp_path / name)
+    with pytest.raises(InputError, match=r"none\.txt cannot be read: there is no such file\. Check the path\."):
+        rows(tmp_path / "none.txt")
+    (tmp_path / "texts.parquet").write_text("x")
+    with pytest.raises(InputError, match=r"a file ending in .jsonl, .csv, .tsv, .txt is needed"):
+        rows(tmp_path / "texts.parquet")
 
 
 def test_a_service_reads_no_file_of_its_own(tsv: Path) -> None:

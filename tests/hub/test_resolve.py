@@ -353,6 +353,32 @@ def test_statistics_of_other_weights(ann: Hub, two: dict[str, str], tiny: Models
     assert resolved.parents[1].calibration
 
 
+def test_text_that_somebody_names_goes_before_published_statistics(
+    ann: Hub, two: dict[str, str], tiny: Models, tmp_path: Path
+) -> None:
+    """The published file is not used, on the Hub or in a folder, and the plan says so; one that is named goes first."""
+    publish_beside(ann, "ann/m0", gram_file(tmp_path / "a.safetensors", tiny(0)))
+    publish_beside(ann, "ann/m1", gram_file(tmp_path / "b.safetensors", tiny(1)))
+    entry: dict[str, Any] = {"model": "ann/m1", "calibration": {"data": "ann/texts"}}
+    resolved = resolve(ann, wish("ann/m0", entry, method="regmean"))
+    assert resolved.problems == ()
+    assert "gram" not in resolved.recipe.models[1].statistics
+    first, second = make_plan(resolved.recipe, resolved.parents).as_dict()["statistics"]
+    assert first["source"].startswith("ann/m0@")
+    assert second == {"model": "ann/m1", "kind": "gram", "source": "collected from ann/texts"}
+    named = entry | {"statistics": {"gram": "ann/m1"}}
+    assert resolve(ann, wish("ann/m0", named, method="regmean")).parents[1].statistics["gram"].source.startswith("ann/")
+
+
+def test_text_on_this_machine_has_to_be_there(ann: Hub, two: dict[str, str], tiny: Models, tmp_path: Path) -> None:
+    """Before anything is fetched, and only where the method needs it."""
+    entry = {"model": str(tiny(1)), "calibration": {"data": str(tmp_path / "no.txt")}}
+    (problem,) = resolve(ann, wish("ann/m0", entry, method="regmean"), folders_allowed=True).problems
+    assert problem.where == "models.1.calibration.data"
+    assert str(problem) == f"{tmp_path / 'no.txt'} cannot be read: there is no such file. Check the path."
+    assert resolve(ann, wish("ann/m0", entry), folders_allowed=True).problems == ()
+
+
 def test_missing_statistics(ann: Hub, two: dict[str, str]) -> None:
     """The plan says which model lacks which."""
     resolved = resolve(ann, wish(*two, method="fisher"))

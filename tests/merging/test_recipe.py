@@ -100,6 +100,17 @@ def test_a_damaged_or_exploding_link_is_one_sentence(packed: str) -> None:
             "weight = nan: it is not a number.",
         ),
         (
+            "merge_method: average\nmodels: [{model: a/b, parameters: {weight: 1e999}}]",
+            "models.0.parameters.weight",
+            "weight = inf: it is not a finite number. Give a number, of any size.",
+        ),
+        (
+            "merge_method: average\nmodels: [{model: a/b, parameters: {weight: null}}]",
+            "models.0.parameters.weight",
+            "weight is empty: it needs a value, and one that is too large to be a finite number counts as none. "
+            "Leave it at 1.0.",
+        ),
+        (
             "merge_method: average\nmodels: [{model: a/b, parameters: {weight: 1}}, "
             "{model: a/c, parameters: {weight: -1}}]",
             "parameters.weight",
