@@ -37,11 +37,11 @@ class Recent:
         self._kept: OrderedDict[Any, tuple[float, Any]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def get(self, key: Any, ask: Callable[[], T]) -> T:
-        """The kept answer, or a new one."""
+    def get(self, key: Any, ask: Callable[[], T], *, anew: bool = False) -> T:
+        """The kept answer, or a new one; in any case a new one if `anew`."""
         with self._lock:
             when, answer = self._kept.get(key, (0.0, None))
-        if when and time.monotonic() - when < self._seconds:
+        if when and not anew and time.monotonic() - when < self._seconds:
             return answer  # type: ignore[no-any-return]
         fresh = ask()
         with self._lock:
@@ -150,9 +150,9 @@ class Desk:
         """Queue a merge. Raises InputError with all that is wrong."""
         return self.service.submit(recipe, hub, nonce=nonce)
 
-    def look(self, name: str, hub: Hub) -> Look:
-        """The statistics of a model, or in a statistics repo."""
-        return self._looks.get((who(hub), name), lambda: look(hub, name))
+    def look(self, name: str, hub: Hub, *, anew: bool = False) -> Look:
+        """The statistics of a model, or in a statistics repo; `anew` once some were published."""
+        return self._looks.get((who(hub), name), lambda: look(hub, name), anew=anew)
 
     def preview_statistics(self, wish: StatisticsWish, hub: Hub) -> StatisticsPreview:
         """What a wish for statistics would do."""

@@ -1,5 +1,6 @@
 """My jobs: all of them, and one of them as it goes on."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -9,11 +10,12 @@ from merging.errors import InputError, MergeError
 from merging.recipe import recipe_from_yaml
 from ui import render, statistics_view
 from ui.desk import Desk
-from ui.job_view import JobView
+from ui.job_view import EVERY, JobView
 from ui.parts import fragment
 from ui.security import spoken
 
 Updates = dict[Any, Any]
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 
 
 class JobPage:
@@ -31,8 +33,11 @@ class JobPage:
             with gr.Column(scale=3):
                 self.view = JobView(self._desk)
                 self.links = fragment()
-        outputs = [self.list, self.links, *self.view.outputs]
-        page.load(self._open, None, outputs, show_progress="hidden", api_visibility="private")
+        self.told = gr.State("")  # what the list says, to leave it alone while nothing is new
+        self.timer = gr.Timer(2 * EVERY, active=False)  # runs only while a job of the list does
+        listed = [self.list, self.told, self.timer]
+        page.load(self._open, None, [*listed, self.links, *self.view.outputs], **QUIET)
+        gr.on([self.timer.tick, self.view.status.change], self._follow, [self.told, self.view.id], listed, **QUIET)
         self.view.wire()
 
     def _open(self, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
@@ -41,7 +46,7 @@ class JobPage:
             chosen = str(request.query_params.get("id") or "")
             try:
                 jobs = self._desk.jobs(hub)
-                updates: Updates = {self.list: render.jobs(jobs, chosen)}
+                updates = self._listed(jobs, chosen)
                 if chosen:
                     job = self._desk.job(chosen, hub)
                     updates[self.links] = _links(job)
@@ -51,6 +56,23 @@ class JobPage:
                 return {self.list: render.problems(error.problems)}
             except MergeError as error:
                 return {self.list: render.problems([error.problem])}
+
+    def _listed(self, jobs: Sequence[Job], chosen: str) -> Updates:
+        going = any(not job.ended for job in jobs)
+        return {self.list: render.jobs(jobs, chosen), self.told: _state(jobs), self.timer: gr.Timer(active=going)}
+
+    def _follow(self, told: str, chosen: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
+        """Look at all jobs; a list that says the same already is left alone."""
+        with spoken():
+            try:
+                jobs = self._desk.jobs(self._desk.hub(token, request))
+            except MergeError:  # not signed in any more, or the Hub is away: the view says so
+                return {self.timer: gr.Timer(active=False)}
+            return {self.told: told} if _state(jobs) == told else self._listed(jobs, chosen)
+
+
+def _state(jobs: Sequence[Job]) -> str:
+    return " ".join(f"{job.id}:{job.status}" for job in jobs)
 
 
 def _links(job: Job) -> str:

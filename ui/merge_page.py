@@ -10,7 +10,6 @@ from gradio.components import Component
 
 from hub.client import Hub
 from hub.resolve import result_is_private
-from hub.search import MINIMUM, search_models
 from jobs.preview import Preview
 from merging.errors import InputError, MergeError, Problem
 from merging.method import find_method
@@ -38,7 +37,7 @@ from ui.forms import (
     shared_parameters,
 )
 from ui.job_view import JobView
-from ui.parts import fragment, parameter_component
+from ui.parts import SEARCH_HELP, found_models, fragment, parameter_component
 from ui.security import spoken
 
 Updates = dict[Any, Any]
@@ -90,7 +89,7 @@ class MergePage:
             choices=[],
             value=None,
             label="Add a model of the Hub",
-            info="Type a few letters and pick, or paste owner/name",
+            info=SEARCH_HELP,
             allow_custom_value=True,
             interactive=True,
             elem_id="search",
@@ -221,16 +220,7 @@ class MergePage:
 
     def _search(self, typed: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """Models whose name holds what was typed so far, and what that was."""
-        return {self.search: self._found(typed, token, request), self.asked: typed}
-
-    def _found(self, typed: str, token: gr.OAuthToken | None, request: gr.Request) -> Any:
-        if len(typed.strip()) < MINIMUM:
-            return gr.Dropdown(choices=[])
-        try:
-            found = search_models(self._desk.hub(token, request), typed)
-        except MergeError as error:
-            return gr.Dropdown(choices=[], info=str(error))
-        return gr.Dropdown(choices=[(render.hit(one), one.repo_id) for one in found])
+        return {self.search: found_models(self._desk.hub(token, request), typed), self.asked: typed}
 
     def _pick(self, data: dict[Component, Any]) -> Updates:
         """A model was picked or pasted: it becomes a row."""
@@ -238,7 +228,7 @@ class MergePage:
         if not isinstance(model, str) or "/" not in model:
             return {self.picked: ""}
         draft: Draft = data[self.draft]
-        done: Updates = {self.picked: "", self.search: gr.Dropdown(value=None, choices=[])}
+        done: Updates = {self.picked: "", self.search: gr.Dropdown(value=None, choices=[], info=SEARCH_HELP)}
         pick = [data[self.picks], hub_id(model)]
         if draft.get("pick") == pick:
             return done  # Gradio tells of one pick twice

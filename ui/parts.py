@@ -5,13 +5,32 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
+from hub.client import Hub
+from hub.search import MINIMUM, search_models
+from merging.errors import MergeError
 from merging.method import Parameter
+from ui import render
 from ui.forms import help_text, label
+
+SEARCH_HELP = "Type a few letters and pick, or paste owner/name"
+NONE_FOUND = "No model with that name (or you have no access)"
 
 
 def fragment(value: str = "", **more: Any) -> gr.HTML:
     """A piece of our own HTML (see `render`), styled by `style.css` alone."""
     return gr.HTML(value, apply_default_css=False, **more)
+
+
+def found_models(hub: Hub, typed: str) -> gr.Dropdown:
+    """The list of a search field: models whose name holds what was typed; under the field, why there are none."""
+    if len(typed.strip()) < MINIMUM:
+        return gr.Dropdown(choices=[], info=SEARCH_HELP)
+    try:
+        hits = search_models(hub, typed)
+    except MergeError as error:
+        return gr.Dropdown(choices=[], info=str(error))
+    choices = [(render.hit(one), one.repo_id) for one in hits]
+    return gr.Dropdown(choices=choices, info=SEARCH_HELP if hits else NONE_FOUND)
 
 
 def parameter_component(parameter: Parameter, name: str, **more: Any) -> Component:

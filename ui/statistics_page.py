@@ -10,7 +10,6 @@ import gradio as gr
 from gradio.components import Component
 
 from hub.client import Hub
-from hub.search import MINIMUM, search_models
 from jobs.text import TEXT_LIMIT
 from merging.errors import InputError, MergeError, Problem
 from ui import browser, render, statistics_view
@@ -18,7 +17,7 @@ from ui.desk import Desk, Turns
 from ui.forms import hub_id
 from ui.job_view import JobView
 from ui.merge_page import NO_WORKER
-from ui.parts import fragment
+from ui.parts import SEARCH_HELP, found_models, fragment
 from ui.security import spoken
 from ui.statistics_form import (
     DATASET,
@@ -73,7 +72,7 @@ class StatisticsPage:
             choices=[],
             value=None,
             label="A model of the Hub, or a repo of statistics",
-            info="Type a few letters and pick, or paste owner/name",
+            info=SEARCH_HELP,
             allow_custom_value=True,
             interactive=True,
             elem_id="search",
@@ -143,20 +142,13 @@ class StatisticsPage:
                 event(self._preview, inputs, shown, trigger_mode="always_last", **asked)
         collecting = [self.nonce, self.controls["upload"], *notes, *self.view.outputs]
         self.button.click(self._collect, inputs, collecting, **quiet)
+        refreshed: list[Any] = [search, self.view.id]
+        self.view.status.change(self._published, refreshed, self.found, **quiet)
         self.view.wire()
 
     def _search(self, typed: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """Models whose name holds what was typed so far, and what that was."""
-        return {self.controls["model"]: self._listed(typed, token, request), self.asked: typed}
-
-    def _listed(self, typed: str, token: gr.OAuthToken | None, request: gr.Request) -> Any:
-        if len(typed.strip()) < MINIMUM:
-            return gr.Dropdown(choices=[])
-        try:
-            hits = search_models(self._desk.hub(token, request), typed)
-        except MergeError as error:
-            return gr.Dropdown(choices=[], info=str(error))
-        return gr.Dropdown(choices=[(render.hit(one), one.repo_id) for one in hits])
+        return {self.controls["model"]: found_models(self._desk.hub(token, request), typed), self.asked: typed}
 
     def _open(self, request: gr.Request) -> Updates:
         """The page is opened, perhaps with a model in its address. A link never submits."""
@@ -214,6 +206,19 @@ class StatisticsPage:
                     Path(values["upload"]).unlink()  # the job has it now
             updates: Updates = {self.nonce: uuid.uuid4().hex, self.controls["upload"]: None, self.note: ""}
             return updates | self._notes([]) | self.view.show(job, hub, request)
+
+    def _published(self, model: str | None, id: str, token: gr.OAuthToken | None, request: gr.Request) -> Any:
+        """Once the job is done, what is published for the model is told anew."""
+        if not model or not id:
+            return gr.skip()
+        with spoken():
+            hub = self._desk.hub(token, request)
+            try:
+                if self._desk.job(id, hub).status != "done":
+                    return gr.skip()
+                return statistics_view.found(self._desk.look(hub_id(model), hub, anew=True), hub.url)
+            except MergeError:
+                return gr.skip()  # the view and the model's note say so
 
     def _values(self, data: dict[Component, Any]) -> dict[str, Any]:
         return {name: data[control] for name, control in self.controls.items()}

@@ -112,6 +112,33 @@ def test_a_reload_shows_the_job(site: Any, filled: Page) -> None:
     page.locator("#cancel").click()
 
 
+def test_the_list_of_jobs_follows(site: Any, filled: Page) -> None:
+    """After a reload while the job waits or runs: the list and the view beside it end with the same word."""
+    page = filled
+    name(page).fill("followed")
+    page.locator("#merge").click()
+    expect(page).to_have_url(re.compile(r"/jobs\?id="))
+    page.reload()
+    line = page.locator("#jobs a", has_text="bea/followed")
+    expect(line).to_contain_text(re.compile("Waiting|Running"))
+    expect(page.locator("#job a.mm-big")).to_be_visible(timeout=150_000)
+    expect(line).to_contain_text("Done", timeout=10_000)
+
+
+def test_a_search_that_finds_nothing_says_so(site: Any, filled: Page) -> None:
+    """Until letters are typed that do find something."""
+    page = filled
+    field = page.locator("#search")
+    search = field.locator("input")
+    search.click()
+    search.press_sequentially("qqq", delay=40)
+    expect(field).to_contain_text("No model with that name (or you have no access)")
+    search.fill("")
+    search.press_sequentially("sub", delay=40)
+    expect(page.locator("[role=option]", has_text=site.models[2])).to_be_visible()
+    expect(field).not_to_contain_text("No model with that name")
+
+
 def test_a_form_changed_after_its_submission_has_an_address_of_its_own(site: Any, filled: Page) -> None:
     """A reload then shows the changed form."""
     page = filled

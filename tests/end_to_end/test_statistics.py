@@ -57,6 +57,7 @@ def test_from_a_file_to_a_merge(site: Any, page: Page, plain: str, tmp_path: Pat
     assert link.get_attribute("href") == f"{site.hub.url}/bea/minilm-plain-merge-statistics"
     expect(page.locator("#job .mm-statistics")).to_contain_text("fits these weights")
     expect(page.locator("#job .mm-statistics")).to_contain_text("a text that is not published")
+    expect(page.locator("#found")).to_contain_text(f"Published statistics of {plain}:")
     api = HfApi(endpoint=site.hub.url, token=False)
     repo = "bea/minilm-plain-merge-statistics"
     path = api.hf_hub_download(repo, "merge-statistics/gram.safetensors", local_dir=tmp_path / "down")
@@ -65,7 +66,7 @@ def test_from_a_file_to_a_merge(site: Any, page: Page, plain: str, tmp_path: Pat
     found = subprocess.run(["grep", "-rlaF", SECRET, site.folder], capture_output=True, text=True)
     assert found.stdout == ""
 
-    page.get_by_role("link", name="Use it in a merge").click()
+    page.locator("#job").get_by_role("link", name="Use it in a merge").click()
     expect(page.locator("#model-1")).to_contain_text("Gram found from 300 examples")
     pick(page, "emo", site.models[1])
     expect(page.locator("#preview")).to_contain_text("Ready to merge")
