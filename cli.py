@@ -208,6 +208,9 @@ def statistics(
         typer.Option(help="Publish to a repo of your own, to the model's repo, or as a pull request to it."),
     ] = None,
     private: Annotated[bool, typer.Option(help="Publish for you alone; always so for a restricted model.")] = False,
+    few_texts_are_fine: Annotated[
+        bool, typer.Option("--few-texts-are-fine", help="Publish also a Gram with fewer tokens than inputs.")
+    ] = False,
     show: Annotated[bool, typer.Option(help="Collect nothing: say what statistics there are.")] = False,
     json_: Json = False,
 ) -> None:
@@ -253,7 +256,7 @@ def statistics(
     path = follow(collect_here(hub, kind, model, wish, target, device=device))
     link = ""
     if place is not None:
-        published = publish_here(hub, model, kind, path, private=private, place=place)
+        published = publish_here(hub, model, kind, path, private=private, place=place, few_texts=few_texts_are_fine)
         link = published.url if place == "pull-request" else f"{published.repo_id}@{published.commit}"
     print(json.dumps({"path": str(path), "published": link}) if json_ else link or path)
 

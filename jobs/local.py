@@ -19,6 +19,7 @@ from hub.statistics_place import publishing_problems
 from jobs import stages
 from jobs.job import JobFolder, read_json, write_atomically
 from jobs.stages import StageContext, collect_statistics, read_rows
+from jobs.statistics_preview import raise_if_telling
 from merging.checkpoint import open_parent
 from merging.device import pick_device
 from merging.engine import Report
@@ -163,8 +164,19 @@ def evaluate_here(
     return scores
 
 
-def publish_here(hub: Hub, model: str, kind: str, path: Path, *, private: bool, place: Place = "own") -> Published:
-    """Publish a statistics file of a model: private when asked, or when the model is. See `hub.publish_statistics`."""
+def publish_here(
+    hub: Hub, model: str, kind: str, path: Path, *, private: bool, place: Place = "own", few_texts: bool = False
+) -> Published:
+    """Publish a statistics file of a model: private when asked, or when the model is. See `hub.publish_statistics`.
+
+    Raises InputError for a public Gram with fewer tokens than inputs, unless `few_texts` says that this is fine.
+    """
+    if not few_texts:
+        ways = "Collect from more text, add --private, or add --few-texts-are-fine"
+        if place != "own":
+            ways = "Collect from more text, or add --few-texts-are-fine"
+        fix = f"{ways}; the file is kept at {path}"
+        raise_if_telling(hub, model, {kind: path}, private=private, place=place, fix=fix)
     repo = _model_repo(hub, model)
     private = private or repo.private or repo.gated
     return publish_statistics(hub, repo.repo_id, {kind: path}, private=private, place=place)

@@ -1,19 +1,23 @@
 """What a wish for statistics would do, and all that is wrong with it, without reading a weight."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from hub.client import Hub, explained
 from hub.datasets import is_local
 from hub.identity import Identity, whoami
 from hub.resolve import resolve
+from hub.statistics import open_statistics
 from hub.statistics_place import publishing_problems, target_repo
 from merging.architecture import GENERIC, architecture_of
+from merging.compatibility import few_tokens
 from merging.errors import InputError, Problem
 from merging.parent import Parent
 from merging.plan import disk_problem, make_plan
 from merging.recipe import recipe_from_dict
 from merging.variants import output_of
-from merging.wish import StatisticsWish
+from merging.wish import Place, StatisticsWish
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,21 @@ def preview_statistics(wish: StatisticsWish, hub: Hub, *, free: int) -> Statisti
     if hub.signed_in:
         changes["repo_id"] = target_repo(identity, parent.model, wish.publish)
     return StatisticsPreview(wish.model_copy(update=changes), parent, private, plan.download_bytes, tuple(problems))
+
+
+def raise_if_telling(hub: Hub, model: str, files: Mapping[str, Path], *, private: bool, place: Place, fix: str) -> None:
+    """InputError for a Gram with fewer tokens than inputs that would become public: it tells of single texts.
+
+    `files` is kind -> file of `model` (`owner/name[@revision]`); `private` counts for a repo of one's own alone.
+    """
+    resolved = resolve(hub, recipe_from_dict({"merge_method": "average", "models": [model]})).raise_if_impossible()
+    parent = resolved.parents[0]
+    if parent.restricted or (private and place == "own"):
+        return
+    for path in files.values():
+        if few_tokens(parent, open_statistics(path).fact, "text.data"):
+            what = f"The statistics of {parent.model} come from few tokens and would be public"
+            raise InputError(what, "such a file says much about single texts", fix, "text.data")
 
 
 def _kind_problems(parent: Parent, wish: StatisticsWish) -> list[Problem]:

@@ -16,7 +16,7 @@ from jobs.job import JobFolder, read_json, write_atomically
 from jobs.local import local_model
 from jobs.stage import job_folder
 from jobs.stages import Steps, collect_statistics
-from jobs.statistics_preview import preview_statistics
+from jobs.statistics_preview import preview_statistics, raise_if_telling
 from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress
 from merging.recipe import Calibration
@@ -118,7 +118,7 @@ def _without(problem: Problem, path: Path) -> Problem:
 
 
 def check(context: StatisticsContext) -> Steps:
-    """Read every value once, and compare the weights with those on the Hub."""
+    """Read every value once, compare the weights with those on the Hub, and let nothing telling become public."""
     weights = weights_of(context.hub, context.repo())
     summaries = []
     for done, (kind, path) in enumerate(context.files.items()):
@@ -129,6 +129,10 @@ def check(context: StatisticsContext) -> Steps:
         if summary.belongs is False:
             raise MergeError("The statistics are of other weights", "the model was changed meanwhile", "Try again")
         summaries.append(summary.as_dict())
+    wish = context.pinned
+    fix = "Tick private, or give more text" if wish.publish == "own" else "Give more text"
+    if not wish.few_texts:
+        raise_if_telling(context.hub, wish.model, context.files, private=wish.private, place=wish.publish, fix=fix)
     write_atomically(context.folder.report, json.dumps({"summaries": summaries}))
     return {"checked": len(summaries)}
 

@@ -276,8 +276,8 @@ def _statistics(recipe: Recipe, parents: Sequence[Parent]) -> list[Problem]:
                     Problem(
                         f"{parent.model} has no {kind.title()} statistics",
                         f"{recipe.method.title} needs them of every model",
-                        "Name a text to collect them from (calibration), publish them with "
-                        "`cli.py statistics`, or use average",
+                        "Name a text to collect them from, or collect and publish them on the Statistics page or "
+                        "with `cli.py statistics`; or use average",
                         where,
                     )
                 )
@@ -319,7 +319,8 @@ def _sizes(parent: Parent, fact: StatisticsFact, where: str) -> list[Problem]:
     return []
 
 
-def _few_tokens(parent: Parent, fact: StatisticsFact, where: str) -> list[Problem]:
+def few_tokens(parent: Parent, fact: StatisticsFact, where: str) -> list[Problem]:
+    """A warning for a Gram with fewer tokens than inputs, layers that see one row a text left aside."""
     if fact.kind != "gram":
         return []
     architecture = architecture_of(parent.config)
@@ -367,5 +368,5 @@ def _licences(parents: Sequence[Parent]) -> list[Problem]:
 _FACT_CHECKS: tuple[Callable[[Parent, StatisticsFact, str], list[Problem]], ...] = (
     _other_weights,
     _sizes,
-    _few_tokens,
+    few_tokens,
 )

@@ -34,6 +34,7 @@ class StatisticsWish(Strict):
     publish: Place = "own"
     repo_id: str | None = None  # where `own` is, as found when the wish was submitted
     private: bool = False  # statistics of a private or gated model are private in any case
+    few_texts: bool = False  # publish for everybody also a Gram with fewer tokens than inputs
 
     @field_validator("collect")
     @classmethod

@@ -350,6 +350,26 @@ def test_statistics_of_a_private_model_are_private(shell: Shell, api: HfApi) -> 
     assert ("a text that is not published" in card, "texts.txt" in card) == (True, False)
 
 
+def test_statistics_of_few_tokens_are_not_made_public(shell: Shell, api: HfApi) -> None:
+    """Refused with the file kept, unless they are private or somebody says that this is fine."""
+    api.create_repo("ann/one")
+    api.upload_folder(repo_id="ann/one", folder_path=shell.folder / "one")
+    (shell.folder / "texts.txt").write_text("\n".join(sentences(2)))
+    words = ("statistics", "ann/one", "--data", "texts.txt", "--publish", "--device", "cpu", "--out")
+    assert shell.run(*words, "g.safetensors", rc=2).stderr == (
+        "error: The statistics of ann/one come from few tokens and would be public: such a file says much about "
+        "single texts. Collect from more text, add --private, or add --few-texts-are-fine; "
+        "the file is kept at g.safetensors.\n"
+    )
+    assert (shell.folder / "g.safetensors").is_file()
+    assert not api.repo_exists("ann/one-merge-statistics")
+    shell.run(*words, "h.safetensors", "--few-texts-are-fine")
+    assert not api.model_info("ann/one-merge-statistics").private
+    api.delete_repo("ann/one-merge-statistics")
+    shell.run(*words, "i.safetensors", "--private")
+    assert api.model_info("ann/one-merge-statistics").private
+
+
 def test_statistics_are_shown_and_published_next_to_the_model(shell: Shell, api: HfApi) -> None:
     """What there is in words and as an object; the model's repo takes them once, and a look finds them."""
     api.create_repo("ann/one")

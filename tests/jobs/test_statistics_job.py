@@ -209,11 +209,29 @@ def test_a_pull_request_is_the_result_where_it_was_asked_for(scene: Scene) -> No
     assert resolve(bob, recipe_from_dict(recipe)).found[0] is not None
 
 
+def test_few_tokens_are_for_nobody_else(scene: Scene) -> None:
+    """A Gram that says much about single texts becomes public for nobody who did not say so; private it may be."""
+    scene.workers.start(fake=False)
+    texts = [SECRET, *sentences(2)]
+    job = ended(scene.service, scene.service.submit_statistics(scene.handed_over(), scene.ann, texts=texts).id)
+    assert (job.status, job.error) == (
+        "failed",
+        "The statistics of ann/m come from few tokens and would be public: such a file says much about single texts. "
+        "Tick private, or give more text.",
+    )
+    assert not scene.ann.api.repo_exists("ann/m-merge-statistics")
+    wish = scene.handed_over(private=True)
+    job = ended(scene.service, scene.service.submit_statistics(wish, scene.ann, texts=texts).id)
+    assert (job.status, job.error) == ("done", "")
+    assert scene.ann.api.model_info("ann/m-merge-statistics").private
+
+
 def test_a_sign_in_that_ran_out_keeps_the_statistics(scene: Scene) -> None:
     """They are published after the next sign-in; the text is gone by then."""
     scene.hub.set_fault("/commit/", method="POST", status=401, times=None)
     scene.workers.start(fake=False)
-    job = scene.service.submit_statistics(scene.handed_over(), scene.ann, texts=[SECRET, *sentences(5)])
+    wish = scene.handed_over(few_texts=True)
+    job = scene.service.submit_statistics(wish, scene.ann, texts=[SECRET, *sentences(5)])
     job = ended(scene.service, job.id, seconds=100)
     assert (job.status, job.publishable) == ("failed", True)
     assert job.error == ("Your sign-in has run out: the statistics are kept and wait to be published. Sign in again.")
