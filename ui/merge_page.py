@@ -2,7 +2,7 @@
 
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -69,6 +69,7 @@ class MergePage:
         self.submitted = gr.JSON(visible=False)
         self.picks = gr.Number(0, visible=False)  # how often something was chosen in the search
         self.asked = gr.Textbox(visible=False)  # what the search looked for last
+        self.about = fragment(render.about(), elem_id="about")
         self.opening = fragment(elem_id="opening")
         self.worker = fragment(elem_id="worker")
         with gr.Row(elem_classes="mm-columns"):
@@ -176,7 +177,8 @@ class MergePage:
             self.turn,
             *self.controls.values(),
         }
-        shown: list[Any] = [self.preview, self.note, self.worker, self.parameters_note, self.output_note, self.offer]
+        notes = [self.preview, self.note, self.parameters_note, self.output_note]
+        shown: list[Any] = [*notes, self.about, self.worker, self.offer]
         shown += [self.known, self.summary, *self.groups.values(), *self.row_texts, self.controls["output.root"]]
         form: list[Any] = [self.draft, *self.controls.values(), *self.rows, *self.row_texts, self.offer]
         form += [self.picked, self.search, self.yaml_note, self.opening, self.nonce]
@@ -206,7 +208,7 @@ class MergePage:
         refresh(opened.then(self._open, inputs, form, **quiet))
         for touched in self._touched():
             settle(touched(self._preview, inputs, shown, trigger_mode="always_last", **asked))
-        merging = [self.note, self.nonce, self.submitted, *self.view.outputs]
+        merging = [*notes, self.nonce, self.submitted, *self.view.outputs]
         merged = self.button.click(self._merge, inputs, merging, **quiet)
         merged.then(None, self.submitted, None, js=browser.SUBMITTED, api_visibility="private")
         self.view.wire(merged)
@@ -295,6 +297,7 @@ class MergePage:
             updates: Updates = {group: gr.Group(visible=False) for group in self.groups.values()}
             updates[self.groups[method.name]] = gr.Group(visible=bool(shared_parameters(method)))
             updates |= {self.summary: render.method_summary(method), self.note: ""}
+            updates[self.about] = "" if draft["models"] else render.about()
             updates[self.worker] = render.notice(NO_WORKER, "warning") if self._desk.worker_missing() else ""
             hub = self._desk.hub(token, request)
             offer: dict[str, Any] = {"nonce": data[self.nonce]}
@@ -323,8 +326,7 @@ class MergePage:
             beside = problems_by_field(problems, method)
             updates[self.offer] = offer
             updates[self.known] = known
-            updates[self.parameters_note] = render.problems(beside.get("parameters", ()))
-            updates[self.output_note] = render.problems(beside.get("output", ()))
+            updates |= self._notes(beside)
             for index, entry in enumerate(draft["models"]):
                 updates[self.row_texts[index]] = render.model_row(
                     entry["model"],
@@ -335,6 +337,11 @@ class MergePage:
                     hub.url,
                 )
             return updates
+
+    def _notes(self, beside: Mapping[str, Sequence[Problem]]) -> Updates:
+        """What is wrong, beside the fields that are no model's."""
+        notes = {"parameters": self.parameters_note, "output": self.output_note}
+        return {note: render.problems(beside.get(name, ())) for name, note in notes.items()}
 
     def _look(self, draft: Draft, values: Values, hub: Hub) -> tuple[Recipe | None, Preview | None, list[Problem]]:
         """The form's recipe and its preview, or what keeps the form from being a recipe."""
@@ -379,7 +386,7 @@ class MergePage:
         offer["name"] = {"value": values["output.name"]}
 
     def _merge(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
-        """The button: the job is queued, or what stands in its way is said beside the button."""
+        """The button: the job is queued, or what stands in its way is said in the preview and beside its field."""
         with spoken():
             hub = self._desk.hub(token, request)
             draft, values = self._read(data)
@@ -389,7 +396,8 @@ class MergePage:
                 recipe = self._recipe(draft, values)
                 job = self._desk.submit(recipe, hub, data[self.nonce])
             except InputError as error:
-                return {self.note: render.problems(error.problems)}
+                beside = problems_by_field(error.problems, find_method(values["merge_method"]))
+                return {self.note: "", self.preview: render.impossible(error.problems)} | self._notes(beside)
             except MergeError as error:
                 return {self.note: render.problems([error.problem])}
             nonce = uuid.uuid4().hex

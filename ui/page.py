@@ -14,6 +14,7 @@ from ui.desk import Desk
 from ui.job_page import JobPage
 from ui.merge_page import MergePage
 from ui.model_page import ModelPage
+from ui.not_found import NotFoundPage
 from ui.parts import fragment
 from ui.previews import TITLE, LinkPreview
 from ui.security import Guard
@@ -84,6 +85,7 @@ def build_app(desk: Desk, *, origins: frozenset[str] = frozenset(), site: str = 
     """The service as one ASGI application; `origins` and `site` as `Guard` takes them."""
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(LinkPreview)
+    app.add_middleware(NotFoundPage)
     app.add_middleware(GZipMiddleware, minimum_size=2000)
     app.add_middleware(Guard, loopback_only=desk.access.single_user, origins=origins, site=site)
 

@@ -107,14 +107,13 @@ def paper(method: MergeMethod) -> str:
     return link(url, method.paper)
 
 
-def problems(found: Iterable[Problem], *, short: bool = False) -> str:
-    """A list of problems, errors first; `short` says only what is wrong, not why and what to do."""
+def problems(found: Iterable[Problem]) -> str:
+    """A list of problems, errors first."""
     ordered = sorted(found, key=lambda problem: problem.severity != "error")
     if not ordered:
         return ""
     items = "".join(
-        f'<li class="mm-{problem.severity}"><span class="mm-sr">{problem.severity}: </span>'
-        f"{text(problem.what if short else problem, 900)}</li>"
+        f'<li class="mm-{problem.severity}"><span class="mm-sr">{problem.severity}: </span>{text(problem, 900)}</li>'
         for problem in ordered
     )
     return f'<ul class="mm-problems">{items}</ul>'
@@ -194,6 +193,15 @@ def impossible(found: Sequence[Problem]) -> str:
     return f'<div class="mm-preview">{head}{problems(found)}{_nothing_fetched()}</div>'
 
 
+def about() -> str:
+    """What this is, for somebody who meets an empty form."""
+    return (
+        '<p class="mm-about">Make one model out of several that were fine-tuned from the same base: pick them from the '
+        f"Hugging Face Hub, choose {link('/methods', 'a method', here=True)}, and the result is published there under "
+        "your name. No training, no code.</p>"
+    )
+
+
 def preview_wait(models: int) -> str:
     """The preview of a form that has too few models to be one."""
     words = (
@@ -247,10 +255,16 @@ def _nothing_fetched() -> str:
 def job(one: Job, *, base_url: str = "", now: float | None = None, end: str | None = None) -> str:
     """A job: its stages, how far it is, and at the end the link or the reason, or `end` in its place."""
     title = f"<h3>{text(one.repo_id or one.id)} {_status(one)}</h3>"
-    facts = f"{method_title(one.method)} of {', '.join(one.models)} · {ago(one.created, now)} · job {one.id}"
+    models = ", ".join(_pinned(model) for model in one.models)
+    facts = f"{method_title(one.method)} of {models} · {ago(one.created, now)} · job {one.id}"
     about = f'<p class="mm-quiet">{text(facts, 900)}</p>'
     ending = _end(one, base_url) if end is None else end
     return f'<div class="mm-job">{title}{about}{_steps(one.stages)}{_now(one)}{ending}</div>'
+
+
+def _pinned(model: str) -> str:
+    """`owner/name@` and of a commit only as much as people compare."""
+    return re.sub(r"@([0-9a-f]{8})[0-9a-f]{32}$", r"@\1", model)
 
 
 def _status(one: Job) -> str:
@@ -382,9 +396,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return f'<div class="mm-scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def prose(words: str) -> str:
-    """A paragraph of a docstring: its `names` as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", text(words, 4000))
+def prose(paragraph: str) -> str:
+    """A paragraph of a docstring: its `names` as code, its lines that begin with an asterisk as a list."""
+    lead, *items = (
+        re.sub(r"`([^`]+)`", r"<code>\1</code>", text(part.strip(), 4000))
+        for part in re.split(r"^\* ", paragraph, flags=re.MULTILINE)
+    )
+    before = f"<p class=mm-doc>{lead}</p>" if lead else ""
+    return before + (f"<ul class=mm-doc>{''.join(f'<li>{item}</li>' for item in items)}</ul>" if items else "")
 
 
 def _method(method: MergeMethod) -> str:
@@ -400,7 +419,7 @@ def _method(method: MergeMethod) -> str:
     ]
     parameters = table(("Parameter", "What it does", "Values", "Default"), rows)
     paragraphs = "\n".join(method.doc.splitlines()[1:]).strip().split("\n\n")
-    doc = "".join(f"<p class=mm-doc>{prose(paragraph)}</p>" for paragraph in paragraphs if paragraph)
+    doc = "".join(prose(paragraph) for paragraph in paragraphs)
     broken = "".join(f"<li>{text(law)}: {text(reason, 500)}</li>" for law, reason in method.breaks.items())
     laws = f"<p>It does not keep, on purpose:</p><ul>{broken}</ul>" if broken else ""
     return (

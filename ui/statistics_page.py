@@ -140,7 +140,7 @@ class StatisticsPage:
             touched += [control.blur] if isinstance(control, gr.Textbox | gr.Number) else []
             for event in touched:
                 event(self._preview, inputs, shown, trigger_mode="always_last", **asked)
-        collecting = [self.nonce, self.controls["upload"], *notes, *self.view.outputs]
+        collecting = [self.preview, self.nonce, self.controls["upload"], *notes, *self.view.outputs]
         self.button.click(self._collect, inputs, collecting, **quiet)
         refreshed: list[Any] = [search, self.view.id]
         self.view.status.change(self._published, refreshed, self.found, **quiet)
@@ -198,7 +198,8 @@ class StatisticsPage:
                 wish, texts = read_wish(values), read_text(values)
                 job = self._desk.submit_statistics(wish, hub, texts, data[self.nonce])
             except InputError as error:
-                return self._notes(error.problems) | {self.note: render.problems(error.problems, short=True)}
+                shown = {self.note: "", self.preview: render.impossible(error.problems)}
+                return self._notes(error.problems) | shown
             except MergeError as error:
                 return {self.note: render.problems([error.problem])}
             if values["upload"]:

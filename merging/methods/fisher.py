@@ -44,9 +44,9 @@ def fisher(
     * m: the mean of Fᵢ / nᵢ over all models, over the same tensors. One floor for all: where no model depends on a
       weight, it is the mean. The authors' floor of 1e-6 is absolute, and larger than most Fisher values.
 
-    Variants of the Fisher (exact, sampled, empirical) stand in `merging.variants`, and are not to be mixed.
+    A Fisher of true answers (empirical) and one of the model's own (exact, sampled) are not to be mixed in a merge.
 
-    Measured on three classifiers (docs/figures.md): no better than the average with any normalisation, and less
+    Measured on three classifiers: no better than the average with any normalisation, and less
     steady. Divided by its norm in each tensor it does least harm, hence the default.
     """
     assert group.fishers is not None, "fisher needs Fisher statistics"

@@ -155,7 +155,21 @@ def test_bad_input_stands_beside_its_field(site: Any, page: Page) -> None:
     expect(page.locator("#parameters-note")).to_be_hidden()
     page.locator("#repo-name textarea").fill("not a name")
     page.locator("#repo-name textarea").press("Tab")
-    expect(page.locator("#output-note")).to_contain_text("a repo id is owner/name")
+    sentence = "a repo id is owner/name"
+    expect(page.locator("#output-note")).to_contain_text(sentence)
+    page.locator("#merge").click()
+    page.wait_for_timeout(1000)
+    expect(page.locator("#output-note")).to_contain_text(sentence)
+    expect(page.locator("#preview")).to_contain_text(sentence)
+    expect(page.locator("#note")).to_be_hidden()  # the third place would be one too many
+
+
+def test_an_empty_form_says_what_this_is(site: Any, page: Page) -> None:
+    """In a sentence that goes with the first model."""
+    page.goto(site.url)
+    expect(page.locator("#about")).to_contain_text("Make one model out of several that were fine-tuned")
+    pick(page, "min", site.models[0])
+    expect(page.locator("#about")).to_be_hidden()
 
 
 def test_the_list_follows_letters_typed_while_an_answer_is_on_its_way(site: Any, page: Page) -> None:

@@ -129,6 +129,18 @@ def test_pages_and_health_answer(site: Site) -> None:
         assert not re.findall(r'(?:src|href)="(https?:[^"]+)"', answer.text)
 
 
+def test_an_address_without_a_page_says_so_to_people(site: Site) -> None:
+    """With the way home; a program gets what it got before."""
+    for path in ("/nope", "/no/such/thing"):
+        answer = httpx.get(site.url + path, headers={"Accept": "text/html,*/*"})
+        assert answer.status_code == 404
+        assert answer.headers["content-type"].startswith("text/html")
+        assert "There is no page here" in answer.text
+        assert '<a href="/">' in answer.text
+        assert "content-security-policy" in answer.headers
+        assert httpx.get(site.url + path, headers={"Accept": "application/json"}).json() == {"detail": "Not Found"}
+
+
 def test_a_shared_link_has_a_preview_of_its_own(site: Site) -> None:
     """Title and description of the merged model, escaped, and nothing of Gradio's."""
     page = httpx.get(site.url + "/model", params={"id": 'ana/x"><script>'}).text

@@ -145,6 +145,14 @@ def test_a_running_job_shows_stages_bar_and_bytes() -> None:
     assert [attributes["class"] for tag, attributes in seen.tags if "aria-current" in attributes] == ["mm-running"]
 
 
+def test_a_job_names_commits_by_eight_digits() -> None:
+    """Of each model, when it is pinned; a branch keeps its name."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    words = safe(render.job(a_job(models=(f"a/b@{commit}", "a/c@main")))).words
+    assert "Average of a/b@01234567, a/c@main" in words
+    assert commit not in words
+
+
 def test_a_job_that_is_done_ends_in_one_absolute_link() -> None:
     """To the repo on the Hub, and to its page here."""
     seen = safe(render.job(a_job(status="done", url="https://hub.example/ana/merged"), base_url="https://here"))
@@ -175,6 +183,20 @@ def test_run_again_opens_the_form_with_the_recipe() -> None:
     assert re.fullmatch(r"/\?recipe=[\w%-]+", str(again["href"]))
     assert saved["download"] == "recipe.yaml"
     assert "secret" not in str(again)
+
+
+def test_a_docstrings_list_is_a_list() -> None:
+    """Lines with an asterisk become items, with their continuation; words before them a paragraph."""
+    shown = render.prose("Where:\n* one `a`\n  goes on\n* two <b>")
+    assert shown == (
+        "<p class=mm-doc>Where:</p><ul class=mm-doc><li>one <code>a</code>\n  goes on</li><li>two &lt;b&gt;</li></ul>"
+    )
+
+
+def test_the_method_page_names_no_file_of_the_repo() -> None:
+    """Who reads it on the web has none, and no list is left as asterisks."""
+    words = safe(render.method_table()).words
+    assert not re.search(r"\.md\b|\.py\b|merging\.|^\s*\* ", words, re.MULTILINE)
 
 
 def test_the_method_page_is_made_of_the_declarations() -> None:
