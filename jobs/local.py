@@ -99,10 +99,11 @@ def merge_here(
             for stage in (stages.pin, stages.fetch, stages.calibrate, stages.merge, *([stages.check] if check else [])):
                 yield from stage(context)
         except BaseException as error:
-            if folder.pinned.exists():
+            hopeless = isinstance(error, InputError) and stage in (stages.merge, stages.check)
+            if folder.pinned.exists() and not hopeless:
                 error.add_note(f"What was done is kept in {work}: the same command goes on from there.")
             else:
-                _discard(work)  # nothing was begun
+                _discard(work)  # nothing was begun, or the same command would end the same way
             raise
         report = dict(read_json(folder.report) or {})
         report.pop("checks", None)

@@ -37,10 +37,14 @@ def push_here(hub: Hub, folder: Path, repo_id: str, *, private: bool) -> Generat
     """Publish a merged folder as a new repo, once: the same files again are the same commit.
 
     What is published is a copy made of hard links; the folder itself stays as it is. Private when asked, and when
-    a parent is private, gated or out of sight. Raises InputError for a folder that is no model, and as `publish`.
+    a parent is private, gated or out of sight. Raises InputError for a folder that is no model,
+    or no merge, and as `publish`.
     """
     yield Progress("publish", 0, 1, "commits", repo_id)
     names = publishable(folder)
+    if not (folder / REPORT).is_file():
+        why = "it has no report of a merge"
+        raise InputError(f"{folder} was not made by `merge`", why, "Push the folder that `merge` wrote", "folder")
     recipe = _recipe(folder)
     parents = _parents(hub, recipe)
     note = ""

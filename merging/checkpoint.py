@@ -123,14 +123,12 @@ def _entry(file: str, tensor: str, entry: Any) -> tuple[TensorSpec, int, int]:
 class SafetensorsFile:
     """One safetensors file, read by position (no mmap, no copy of the file in memory)."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, label: str = "") -> None:
+        self.path, label = path, label or path.name  # the label is how errors call the file
         self._descriptor = os.open(path, os.O_RDONLY)
         size = os.fstat(self._descriptor).st_size
         head = os.pread(self._descriptor, 8, 0)
-        self.header = parse_header(
-            os.pread(self._descriptor, 8 + header_length(head, size, path.name), 0), size, path.name
-        )
+        self.header = parse_header(os.pread(self._descriptor, 8 + header_length(head, size, label), 0), size, label)
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """See `TensorSource.read`."""
@@ -160,13 +158,13 @@ class Checkpoint:
     A tensor of a module of sentence-transformers is called by its folder too: `2_Dense/linear.weight`.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, model: str = "") -> None:
+        self.folder, model = folder, model or folder.name  # errors call the model so
         self.files = weight_files(folder)
-        self._shards = [SafetensorsFile(folder / name) for name in self.files]
+        self._shards = [SafetensorsFile(folder / name, f"{model}: {name}") for name in self.files]
         self._where: dict[str, SafetensorsFile] = {}
         self.specs: Mapping[str, TensorSpec] = specs_of(
-            {file: shard.header for file, shard in zip(self.files, self._shards, strict=True)}, folder.name
+            {file: shard.header for file, shard in zip(self.files, self._shards, strict=True)}, model
         )
         for file, shard in zip(self.files, self._shards, strict=True):
             self._where |= dict.fromkeys(_addressed(file, shard.header), shard)
@@ -272,7 +270,7 @@ def open_parent(model: str, folder: Path, *, revision: str = "", calibration: bo
     except (OSError, ValueError):
         raise InputError(f"{model} has no readable config.json", "it says what the tensors are", "Add it") from None
     config = checked_config(config, model)
-    source = Checkpoint(folder)
+    source = Checkpoint(folder, model)
     files = {name: (folder / name).stat().st_size for name in _paths(folder)}
     return Parent(
         model=model,

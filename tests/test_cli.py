@@ -14,6 +14,7 @@ import pytest
 import yaml
 from huggingface_hub import HfApi
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from demo.loopback_hub import LoopbackHub
 from tests.tiny_models import save_tiny, sentences
@@ -222,6 +223,25 @@ def test_a_merge_that_fails_says_what_is_kept(shell: Shell) -> None:
     assert f"What was done is kept in {shell.folder / 'out.work'}: the same command goes on" in done.stderr
     assert shell.run("merge", recipe, "out", "--no-check").stdout == "out\n"
     assert not (shell.folder / "out.work").exists()
+
+
+def test_a_merge_that_cannot_go_on_keeps_nothing(shell: Shell) -> None:
+    """NaN in a parent: the same command would end the same way, so no work folder is left and no hope raised."""
+    weights = load_file(shell.folder / "two" / "model.safetensors")
+    next(value for name, value in sorted(weights.items()) if "query.weight" in name).fill_(float("nan"))
+    save_file(weights, shell.folder / "two" / "model.safetensors", {"format": "pt"})
+    done = shell.run("merge", shell.recipe("./one", "./two"), "out", "--no-check", rc=2)
+    assert "two holds NaN or infinity: in bert.encoder" in done.stderr
+    assert "goes on from there" not in done.stderr
+    assert not (shell.folder / "out.work").exists()
+
+
+def test_only_a_merge_is_pushed(shell: Shell, api: HfApi) -> None:
+    """A model that was never merged is refused, and nothing is made."""
+    assert shell.run("push", "one", "ann/merged", rc=2).stderr == (
+        "error: one was not made by `merge`: it has no report of a merge. Push the folder that `merge` wrote.\n"
+    )
+    assert not api.repo_exists("ann/merged")
 
 
 def test_bad_options_and_settings_are_exit_2(shell: Shell) -> None:

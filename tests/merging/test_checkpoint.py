@@ -67,6 +67,15 @@ def test_a_gigantic_header_is_refused_by_its_length() -> None:
         parse_header(struct.pack("<Q", 10**9), 10**10, "model.safetensors")
 
 
+def test_an_error_in_a_header_names_the_model(tmp_path: Path) -> None:
+    """As the recipe does, with the file."""
+    folder = save_tiny(tmp_path / "m")
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(InputError, match=r"^ann/m: model\.safetensors: \S+ has wrong offsets"):
+        open_parent("ann/m", folder)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200))
 def test_no_bytes_make_a_header_do_anything_but_refuse(data: bytes) -> None:
