@@ -112,8 +112,8 @@ class MergePage:
                         placeholder="by its name",
                     )
                     self.controls[f"models.{index}.calibration.data"] = gr.Textbox(
-                        label="Text to collect missing statistics from",
-                        info="A dataset of the Hub, id[:config][:split]; published statistics are found by themselves",
+                        label="Text to collect statistics from",
+                        info="A dataset of the Hub, id[:config][:split]; empty: published statistics, found by themselves",
                     )
             self.rows.append(row)
 
