@@ -113,7 +113,7 @@ class MergePage:
                     )
                     self.controls[f"models.{index}.calibration.data"] = gr.Textbox(
                         label="Text to collect statistics from",
-                        info="A dataset of the Hub, id[:config][:split]; empty: published statistics, found by themselves",
+                        info="A dataset of the Hub, id[:config][:split]; empty: published ones, found by themselves",
                     )
             self.rows.append(row)
 
