@@ -4,11 +4,13 @@ A checkpoint on disk, the headers of a remote checkpoint, a statistics file and 
 `TensorSource`. Names are the names *on disk* (safetensors names), never those of `state_dict()`.
 """
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -100,7 +102,8 @@ class TensorGroup:
 
     Linear weights are always (out, in) here, also those that GPT-2 stores as (in, out). A method that
     declares `splits="elements"` gets 1-D blocks, `"rows"` blocks of whole rows, `"whole"` the tensor itself.
-    A group holds statistics only when the method declared that it needs them.
+    A group holds statistics, and the base, only when the method declared that it needs them. The tensors are not
+    the method's own: it writes its result into `empty()`, and never into `tensors` or `base`.
     """
 
     name: str
@@ -109,8 +112,34 @@ class TensorGroup:
     grams: tuple[Tensor, ...] | None = None  # (in, in) a model, mean of x xᵀ per real token, when it needs "gram"
     fishers: tuple[Tensor, ...] | None = None  # same shape as the tensors, when it needs "fisher"
     moments: "tuple[FisherMoments, ...] | None" = None  # of the whole Fisher file and of this tensor
-    seed: int = 0  # of the recipe; use `generator` for anything random
+    models: tuple[str, ...] = ()  # their names, which set the random values of `uniform` apart
+    start: int = 0  # index of the first value of this block in the flattened tensor
+    size: int = -1  # values of the whole tensor; -1 when the block is the tensor
+    seed: int = 0  # of the recipe
     shared: dict[str, Any] = field(default_factory=dict)  # lives as long as the Gram (or the tensor) does
+    again: "Callable[[], Iterator[TensorGroup]] | None" = None  # see `blocks`
+    buffer: Callable[[], Tensor] | None = None  # see `empty`
+
+    def blocks(self) -> "Iterator[TensorGroup]":
+        """Every block of this tensor in order, read once more: for a threshold or a norm of the whole tensor."""
+        return iter((self,)) if self.again is None else self.again()
+
+    def empty(self) -> Tensor:
+        """A tensor like `tensors[0]`, not initialised, for the result: the same memory for every block of a thread."""
+        return torch.empty_like(self.tensors[0]) if self.buffer is None else self.buffer()
+
+    def uniform(self, model: int) -> Tensor:
+        """Random float32 values in [0, 1), one for each value of this block, drawn for the model of that index.
+
+        They follow from the recipe's seed, the names of model and tensor, and the place in the tensor: the same
+        whatever the blocks, the threads and the device are.
+        """
+        who = self.models[model] if self.models else str(model)
+        digest = hashlib.sha256(f"{self.seed}:{who}:{self.name}".encode()).digest()
+        bits = np.random.PCG64DXSM(int.from_bytes(digest[:16], "little"))
+        ahead, odd = divmod(self.start, 2)  # one 64-bit draw makes two float32 values
+        drawn = np.random.Generator(bits.advance(ahead)).random(self.tensors[0].numel() + odd, dtype=np.float32)
+        return torch.from_numpy(drawn[odd:]).reshape(self.tensors[0].shape).to(self.tensors[0].device)
 
     def once(self, key: str, make: Callable[[], T]) -> T:
         """`make()`, computed once for all blocks and all matrices that share these statistics."""
@@ -124,13 +153,6 @@ class TensorGroup:
         notes = self.shared.setdefault("notes", [])
         if text not in notes:
             notes.append(text)
-
-    def generator(self) -> torch.Generator:
-        """A CPU generator seeded by the recipe's seed and the tensor's name, the same for any thread count."""
-        import hashlib
-
-        digest = hashlib.sha256(f"{self.seed}:{self.name}".encode()).digest()
-        return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
 
 
 @dataclass(frozen=True)
