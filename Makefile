@@ -28,8 +28,9 @@ run: install  ## Open the page on the real Hub, with the token of `hf auth login
 demo: install  ## The main job on real input, no account, no network (ONCE=1 ends after the link)
 	$(BIN)/python -m demo $(if $(ONCE),--once)
 
+# Most tests wait for processes that they started: two at a time take half as long.
 test: install browser lint  ## Everything that CI checks
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 quick: install  ## Lint and the tests that are not slow, side by side: under a minute
 	@$(MAKE) --no-print-directory -j2 lint quick-tests
@@ -57,7 +58,8 @@ pins: install  ## Compile the pins of requirements*.txt from pyproject.toml (UPG
 bench: install  ## The measured figures of docs/figures.md
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.kill_nine
-	$(BIN)/python -m benchmarks.skills --seeds 0 1 2
+	$(BIN)/python -m benchmarks.collection --large
+	$(BIN)/python -m benchmarks.skills --seeds 0 1 2 3 4
 
 space: install  ## Create or update the Space REPO=owner/name
 	$(BIN)/python -m hub.space $(REPO)
