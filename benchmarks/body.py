@@ -4,6 +4,7 @@ For studies of many variants; `benchmarks.comparison` merges by the engine, and 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -50,7 +51,8 @@ class Body:
 
     def with_grams(self, grams: Sequence[Grams], aliases: Mapping[str, str], make: Made) -> Weights:
         """`make` for every layer that has a Gram, the average for the rest. `grams` is one set a model."""
-        merged, memo = self.average(), {key: {} for key in aliases.values()}
+        merged: Weights = self.average()
+        memo: dict[str, dict[str, Any]] = {key: {} for key in aliases.values()}
         for name, group in self.groups().items():
             if name in aliases:
                 key = aliases[name]

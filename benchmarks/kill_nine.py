@@ -5,6 +5,7 @@
 Prints: stage killed | stages redone | same bytes | commits beyond the initial one | seconds.
 """
 
+import argparse
 import os
 import tempfile
 import time
@@ -17,6 +18,7 @@ from tests.jobs.kills import KILLED_IN, Scene
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     with tempfile.TemporaryDirectory() as name, LoopbackHub(Path(name) / "hub") as hub:
         scene = Scene(hub, Path(name))
         try:

