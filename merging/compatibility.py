@@ -32,11 +32,11 @@ def compatibility_problems(recipe: Recipe, parents: Sequence[Parent], rule: Head
     """Every reason why these aligned parents cannot be merged by this recipe; the cheap and the plain ones first."""
     problems = _same_model(parents) or _architectures(parents)
     if not problems:
-        problems = _quantised(parents) or _vocabularies(parents) or _configs(parents) or _shapes(parents, rule)
+        problems = quantised(parents) or vocabularies(parents) or configs(parents) or _shapes(parents, rule)
         problems += _untested(parents)
         problems += [] if recipe.dtype else _mixed_dtypes(parents)
     problems += _statistics(recipe, parents)
-    return problems + _licences(parents)
+    return problems + licences(parents)
 
 
 def covered_architecture(parents: Sequence[Parent]) -> Architecture:
@@ -125,8 +125,8 @@ def _heads(parent: Parent) -> list[str]:
     return [name for name, spec in parent.source.specs.items() if architecture.role(name, spec.shape).head]
 
 
-def _quantised(parents: Sequence[Parent]) -> list[Problem]:
-    """Weights that are stored as codes cannot be averaged."""
+def quantised(parents: Sequence[Parent]) -> list[Problem]:
+    """The first parent whose weights are stored as codes: those cannot be averaged."""
     for index, parent in enumerate(parents):
         architecture = covered_architecture(parents)
         codes = [
@@ -167,7 +167,9 @@ def _mixed_dtypes(parents: Sequence[Parent]) -> list[Problem]:
     ]
 
 
-def _vocabularies(parents: Sequence[Parent]) -> list[Problem]:
+def vocabularies(parents: Sequence[Parent]) -> list[Problem]:
+    """The first parent with other tokens than those of the first one."""
+
     def size(parent: Parent) -> object:
         return parent.config.get("vocab_size")
 
@@ -230,7 +232,8 @@ def _shapes(parents: Sequence[Parent], rule: HeadRule) -> list[Problem]:
     return []
 
 
-def _configs(parents: Sequence[Parent]) -> list[Problem]:
+def configs(parents: Sequence[Parent]) -> list[Problem]:
+    """The first number that shapes do not show and that differs from the first parent's."""
     first = parents[0]
     for index, parent in enumerate(parents[1:], 1):
         for key, ours, theirs in _numbers(first, parent):
@@ -350,7 +353,8 @@ def _once_per_text(architecture: Architecture, parent: Parent, name: str) -> boo
     return "pooler" in name or architecture.role(name, parent.source.specs[name].shape).head
 
 
-def _licences(parents: Sequence[Parent]) -> list[Problem]:
+def licences(parents: Sequence[Parent]) -> list[Problem]:
+    """Every parent whose licence allows no merge."""
     problems = []
     for index, parent in enumerate(parents):
         if "-nd" in parent.license.lower():

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from merging.alignment import align, with_rows
@@ -25,17 +25,31 @@ class Arrangement:
     parents: tuple[Parent, ...]
     rule: HeadRule
     problems: tuple[Problem, ...] = ()
+    base: Parent | None = None
+    other_head: frozenset[str] = frozenset()  # tensors of the base's head that mean something else in the models
 
 
-def arrange(parents: Sequence[Parent]) -> Arrangement:
-    """Align the names, decide what becomes of the heads, and put labels of another order into the first one's."""
-    aligned = align(parents)
+def arrange(parents: Sequence[Parent], base: Parent | None = None) -> Arrangement:
+    """Align the names, decide what becomes of the heads, and put labels of another order into the first one's.
+
+    What becomes of the heads is the parents' matter alone; the base follows.
+    """
+    if base is None or base.model_type != parents[0].model_type:
+        return replace(_arrange(align(parents)), base=base)
+    *aligned, base = align([*parents, base])
+    arranged = _arrange(tuple(aligned))
+    return _with_base(arranged, base) if arranged.rule == "merged" else replace(arranged, base=base)
+
+
+def _arrange(aligned: tuple[Parent, ...]) -> Arrangement:
     architecture = architecture_of(aligned[0].config)
     if architecture is None:
         return Arrangement(aligned, "none")
     heads = [_head(parent, architecture) for parent in aligned]
     if not any(heads):
         return Arrangement(aligned, "none")
+    if len(aligned) == 1:
+        return Arrangement(aligned, "merged")
     if len({parent.architecture for parent in aligned}) > 1:
         return Arrangement(aligned, "apart")
     if not aligned[0].architecture.endswith(LABELLED):
@@ -61,16 +75,9 @@ def _labelled(parents: tuple[Parent, ...], heads: Sequence[Mapping[str, TensorSp
         return Arrangement(parents, "apart")
     ordered, problems = [], []
     for index, (parent, own, head) in enumerate(zip(parents, labels, heads, strict=True)):
+        ordered.append(_in_order(parent, head, labels[0]))
         if own == labels[0]:
-            ordered.append(parent)
             continue
-        order = tuple(own.index(label) for label in labels[0])
-        rows = {
-            name: order
-            for name, spec in head.items()
-            if re.search(LABEL_ROWS, name) and spec.shape and spec.shape[0] == len(order)
-        }
-        ordered.append(with_rows(parent, rows))
         problems.append(
             Problem(
                 f"{parent.model} has its labels in another order",
@@ -81,6 +88,33 @@ def _labelled(parents: tuple[Parent, ...], heads: Sequence[Mapping[str, TensorSp
             )
         )
     return Arrangement(tuple(ordered), "merged", tuple(problems))
+
+
+def _in_order(parent: Parent, head: Mapping[str, TensorSpec], labels: Sequence[str]) -> Parent:
+    """The parent with the rows of its head in the order of these labels, which are its own in any order."""
+    if parent.labels == labels:
+        return parent
+    order = tuple(parent.labels.index(label) for label in labels)
+    rows = {
+        name: order
+        for name, spec in head.items()
+        if re.search(LABEL_ROWS, name) and spec.shape and spec.shape[0] == len(order)
+    }
+    return with_rows(parent, rows)
+
+
+def _with_base(arranged: Arrangement, base: Parent) -> Arrangement:
+    """The base beside parents whose heads are merged: its head counts only where its labels are theirs."""
+    first = arranged.parents[0]
+    architecture = architecture_of(first.config)
+    assert architecture is not None
+    head = _head(base, architecture)
+    if not first.architecture.endswith(LABELLED):
+        return replace(arranged, base=base)
+    known = not _unnamed(first.labels) and len(set(first.labels)) == len(first.labels)
+    if not known or base.architecture != first.architecture or sorted(base.labels) != sorted(first.labels):
+        return replace(arranged, base=base, other_head=frozenset(head))
+    return replace(arranged, base=_in_order(base, head, first.labels))
 
 
 def _head(parent: Parent, architecture: Architecture) -> dict[str, TensorSpec]:

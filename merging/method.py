@@ -186,14 +186,18 @@ class MergeMethod:
             where,
         )
 
-    def bind(self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def bind(
+        self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], places: Sequence[int] | None = None
+    ) -> dict[str, Any]:
         """Keyword arguments for `function` from the recipe's `parameters` and each model's own.
 
-        A per-model parameter may stand in the shared block, as the value of every model that names none.
+        A per-model parameter may stand in the shared block, as the value of every model that names none. `places`
+        are the indexes of the models in the recipe, where some of them are left out here.
         """
+        own = tuple(zip(places or range(len(per_model)), per_model, strict=True))
         for name in shared:
             self.parameter(name, f"parameters.{name}")
-        for index, values in enumerate(per_model):
+        for index, values in own:
             for name in values:
                 if not self.parameter(name, f"models.{index}.parameters.{name}").per_model:
                     raise InputError(
@@ -213,7 +217,7 @@ class MergeMethod:
                 parameter.check(values[name], f"models.{index}.parameters.{name}")
                 if name in values
                 else parameter.check(shared.get(name, parameter.default), f"parameters.{name}")
-                for index, values in enumerate(per_model)
+                for index, values in own
             )
         self._check_weights(bound)
         return bound

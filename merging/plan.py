@@ -14,14 +14,17 @@ from typing import Any, Literal
 
 import torch
 
+from merging.base import base_problems, silent
 from merging.checkpoint import TOKENIZER_FILES, WEIGHT_FILE, WEIGHT_INDEX, layout
 from merging.compatibility import compatibility_problems, covered_architecture
 from merging.errors import InputError, Problem
 from merging.expectation import expectation
-from merging.heads import HeadRule, arrange
-from merging.modules import CHAT_FILES, PICTURE_FILES, SENTENCE_FILES
+from merging.heads import Arrangement, HeadRule, arrange
+from merging.method import MergeMethod
+from merging.modules import CHAT_FILES, MODULES_FILE, PICTURE_FILES, SENTENCE_FILES
 from merging.parent import Parent
 from merging.recipe import Recipe
+from merging.recipe_problems import recipe_problems
 from merging.roles import LINEAR, Architecture, Role
 from merging.sides import side_problems
 from merging.tensors import MERGED_DTYPES, TensorSpec
@@ -39,7 +42,6 @@ SIDE_FILES = (
     *SENTENCE_FILES,
 )  # carried from a parent; never code
 TEMPLATES = re.compile(r"additional_chat_templates/[\w-]+\.jinja", re.ASCII)  # the chat templates beside the first one
-FILE_ENDINGS = (".json", ".yaml", ".md", ".txt", ".model", ".jinja", ".safetensors", ".gitattributes")
 Action = Literal["merge", "average", "copy"]
 
 
@@ -86,6 +88,7 @@ class Plan:
     shards: tuple[Shard, ...] = ()
     outputs: tuple[OutputModel, ...] = ()
     fetch: tuple[tuple[str, ...], ...] = ()  # files to download, per parent
+    fetch_base: tuple[str, ...] = ()  # of the base, when the method needs one
     download_bytes: int = 0
     head_rule: HeadRule = "none"
     expectation: str = ""  # whether the method will help, where that can be known
@@ -167,6 +170,7 @@ class Plan:
             "problems": [problem.as_dict() for problem in self.problems],
             "method": self.recipe.method.name,
             "weights": list(self.recipe.effective_weights),
+            "base": self.recipe.base.model if self.recipe.base else None,
             "outputs": [
                 {"folder": o.folder, "model": self.recipe.models[o.parent].model, "parameters": self.parameters(o)}
                 for o in self.outputs
@@ -184,25 +188,26 @@ class Plan:
         }
 
 
-def make_plan(recipe: Recipe, parents: Sequence[Parent]) -> Plan:
-    """The plan of a recipe for its parents, in the recipe's order. Never raises for bad input: see `problems`."""
+def make_plan(recipe: Recipe, parents: Sequence[Parent], base: Parent | None = None) -> Plan:
+    """The plan of a recipe for its parents, in the recipe's order, and the base where the method needs one.
+
+    Never raises for bad input: see `problems`.
+    """
     if not parents:
-        return Plan(recipe, tuple(_recipe_problems(recipe)))
-    arranged = arrange(parents)
+        return Plan(recipe, tuple(recipe_problems(recipe)))
+    arranged = arrange(parents, base if recipe.base else None)
     sides = side_problems(recipe.tasks, parents, arranged.rule)
-    problems = [*_recipe_problems(recipe), *sides]
+    problems = [*recipe_problems(recipe), *sides]
     if not any(problem.severity == "error" for problem in sides):
-        problems += compatibility_problems(recipe, arranged.parents, arranged.rule)
-    fetch = tuple(_files(parent) for parent in parents)
-    download = sum(_download_bytes(parent, names, recipe) for parent, names in zip(parents, fetch, strict=True))
-    if any(problem.severity == "error" for problem in problems):
-        return Plan(recipe, tuple(problems), fetch=fetch, download_bytes=download)
-    problems += arranged.problems
+        problems += compatibility_problems(recipe, arranged.parents, arranged.rule) + base_problems(arranged)
+    plan = _files_of(Plan(recipe, tuple(problems)), parents, arranged.base)
+    if plan.errors:
+        return plan
     rule = arranged.rule
-    shards, outputs = _lay_out(recipe, arranged.parents, covered_architecture(parents), rule)
-    plan = Plan(recipe, tuple(problems), shards, outputs, fetch, download, rule)
+    shards, outputs = _lay_out(recipe, arranged, covered_architecture(parents))
+    plan = replace(plan, shards=shards, outputs=outputs, head_rule=rule)
     expected, doubts = expectation(recipe, arranged.parents, rule)
-    problems = [*problems, *_fallback_problems(plan), *doubts]
+    problems += [*arranged.problems, *_fallback_problems(plan), *_no_average(plan), *doubts]
     return replace(plan, problems=tuple(problems), expectation=expected)
 
 
@@ -221,36 +226,18 @@ def _gigabytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
-def _recipe_problems(recipe: Recipe) -> list[Problem]:
-    """What is wrong with the wish itself, whatever the models are."""
-    method, count = recipe.method, len(recipe.models)
-    problems = []
-    if count < method.minimum_models or (method.maximum_models and count > method.maximum_models):
-        most = f" and at most {method.maximum_models}" if method.maximum_models else ""
-        needed = f"{method.name} takes at least {method.minimum_models}{most}"
-        problems.append(Problem(f"The recipe has {count} model{'s' * (count != 1)}", needed, "Add a model", "models"))
-    double = [task for task, times in Counter(recipe.tasks).items() if times > 1]
-    if double:
-        problems.append(
-            Problem(f"Two models have the task {double[0]}", "each gets its own folder", "Name them apart", "models")
-        )
-    for index, task in enumerate(recipe.tasks):
-        if task.lower().endswith(FILE_ENDINGS):
-            problems.append(
-                Problem(
-                    f"The task {task} is named like a file", "it becomes a folder", "Rename it", f"models.{index}.task"
-                )
-            )
-    root = recipe.output.root
-    if root is not None and root not in recipe.tasks:
-        problems.append(
-            Problem(f"There is no task {root}", f"the tasks are {', '.join(recipe.tasks)}", "Pick one", "output.root")
-        )
-    if recipe.base_model is not None and "base" not in method.needs:
-        problems.append(
-            Problem("base_model is not used", f"{method.name} needs no base", "Leave it out", "base_model", "warning")
-        )
-    return problems
+def _files_of(plan: Plan, parents: Sequence[Parent], base: Parent | None) -> Plan:
+    """The plan with all that must be downloaded."""
+    fetch, own = tuple(_files(parent) for parent in parents), _base_files(base) if base else ()
+    download = sum(_download_bytes(parent, names, plan.recipe) for parent, names in zip(parents, fetch, strict=True))
+    download += _download_bytes(base, own, plan.recipe) if base else 0
+    return replace(plan, fetch=fetch, fetch_base=own, download_bytes=download)
+
+
+def _base_files(base: Parent) -> tuple[str, ...]:
+    """What must be on disk of the base: its weights, and what says how they are built; nothing of it is carried."""
+    wanted = {*base.weights, "config.json", WEIGHT_INDEX, MODULES_FILE, *(module.config for module in base.modules)}
+    return tuple(sorted(name for name in wanted if name in base.files))
 
 
 def _files(parent: Parent) -> tuple[str, ...]:
@@ -275,8 +262,9 @@ def _download_bytes(parent: Parent, files: Sequence[str], recipe: Recipe) -> int
 
 
 def _lay_out(
-    recipe: Recipe, parents: Sequence[Parent], architecture: Architecture, rule: HeadRule
+    recipe: Recipe, arranged: Arrangement, architecture: Architecture
 ) -> tuple[tuple[Shard, ...], tuple[OutputModel, ...]]:
+    parents, rule = arranged.parents, arranged.rule
     body: list[Step] = []
     own: list[list[Step]] = [[] for _ in parents]
     for name in sorted({name for parent in parents for name in parent.source.specs}, key=_natural):
@@ -288,7 +276,7 @@ def _lay_out(
                     spec = _output_spec(recipe, parents[index].source.specs[name])
                     own[index].append(Step(name, spec, role, "copy", (index,)))
         elif having[0] == 0 and (role.kind != "buffer" or len(having) == len(parents)):
-            body.append(_step(recipe, parents, name, role, tuple(having)))
+            body.append(_step(recipe, arranged, name, role, tuple(having)))
     if rule != "apart":
         transformer = [step for step in body if "/" not in step.name]
         shards = (*_split(transformer, "", 0), *_module_shards(body, ""))
@@ -319,8 +307,9 @@ def _module_shards(steps: Sequence[Step], folder: str) -> tuple[Shard, ...]:
     return tuple(Shard(f"{folder}{module}/{WEIGHT_FILE}", tuple(group)) for module, group in groups.items())
 
 
-def _step(recipe: Recipe, parents: Sequence[Parent], name: str, role: Role, inputs: tuple[int, ...]) -> Step:
+def _step(recipe: Recipe, arranged: Arrangement, name: str, role: Role, inputs: tuple[int, ...]) -> Step:
     """The step of one merged tensor."""
+    parents = arranged.parents
     spec = _output_spec(recipe, parents[0].source.specs[name])
     if role.kind == "buffer" or not spec.dtype.is_floating_point:
         return Step(name, spec, role, "copy", (0,))
@@ -334,6 +323,8 @@ def _step(recipe: Recipe, parents: Sequence[Parent], name: str, role: Role, inpu
     if method.linear_only and role.kind not in LINEAR:
         unknown = role.kind == "other" and len(spec.shape) > 1
         return Step(name, spec, role, "average", inputs, "not known to be a linear layer" if unknown else "")
+    if "base" in method.needs and (reason := silent(arranged, name, spec)):
+        return Step(name, spec, role, "average", inputs, reason)
     for kind in sorted(method.needs & {"gram", "fisher"}):
         for parent in parents:
             fact = parent.statistics.get(kind)
@@ -372,7 +363,8 @@ def _shard_name(number: int, total: int) -> str:
 def _fallback_problems(plan: Plan) -> list[Problem]:
     """A merge that mostly falls back is not that method's merge."""
     linear = [step for step in plan.steps if step.action != "copy" and (step.role.kind in LINEAR or step.reason)]
-    fallen = [step for step in linear if step.reason]
+    heads_count = "base" not in plan.recipe.method.needs  # a base rarely has the heads of its fine-tunes
+    fallen = [step for step in linear if step.reason and (heads_count or not step.role.head)]
     if not fallen:
         return []
     share = sum(step.spec.numel for step in fallen) / max(1, sum(step.spec.numel for step in linear))
@@ -387,6 +379,19 @@ def _fallback_problems(plan: Plan) -> list[Problem]:
             "error" if share > 0.5 else "warning",
         )
     ]
+
+
+def _no_average(plan: Plan) -> list[Problem]:
+    """A tensor that the method leaves to the average, and weights that make none."""
+    weights = plan.recipe.bound().get("weight")
+    if weights is None or plan.recipe.method.name == "average":
+        return []
+    for step in plan.steps:
+        own = [MergeMethod.values_for({"weight": weights[index]}, step.name)["weight"] for index in step.inputs]
+        if step.action == "average" and abs(sum(own)) < 1e-12:
+            what, why = f"{step.name} is averaged, and its weights sum to zero", step.reason
+            return [Problem(what, why, "Change one of the weights", "parameters.weight")]
+    return []
 
 
 def _natural(name: str) -> list[Any]:

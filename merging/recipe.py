@@ -6,6 +6,7 @@ A recipe never holds a token.
 """
 
 import base64
+import os
 import re
 import zlib
 from typing import Any, Literal
@@ -86,6 +87,13 @@ class ModelEntry(Strict):
         """True for a folder on this machine (command line only)."""
         return self.model.startswith(("/", "./", "../", "~"))
 
+    def names(self, other: "ModelEntry") -> bool:
+        """True when both are the same folder, or the same revision of the same repo."""
+        if self.is_folder or other.is_folder:
+            folders = [os.path.normpath(os.path.expanduser(entry.model)) for entry in (self, other)]
+            return self.is_folder == other.is_folder and folders[0] == folders[1]
+        return (self.repo_id.lower(), self.revision or "main") == (other.repo_id.lower(), other.revision or "main")
+
     @property
     def repo_id(self) -> str:
         """The model without its revision."""
@@ -122,21 +130,34 @@ class Recipe(Strict):
 
     merge_method: str
     models: tuple[ModelEntry, ...]
-    base_model: str | None = None
+    base_model: str | None = Field(default=None, max_length=300)  # `owner/name[@revision]`, or a folder: see `base`
     parameters: dict[str, Any] = {}
     dtype: Literal["float32", "float16", "bfloat16"] | None = None  # None: that of the first model
     seed: int = Field(default=0, ge=0, lt=2**31)
     output: Output = Output()
 
+    @field_validator("base_model")
+    @classmethod
+    def _no_name_is_none(cls, value: str | None) -> str | None:
+        return value or None
+
     @model_validator(mode="after")
     def _method_and_parameters_fit(self) -> "Recipe":
-        self.bound()
+        """Leaves the base out of the models, with all that stands there: it is none of those that are merged."""
+        kept = [place for place, entry in enumerate(self.models) if not (self.base and entry.names(self.base))]
+        self.method.bind(self.parameters, [self.models[place].parameters for place in kept], kept)
+        object.__setattr__(self, "models", tuple(self.models[place] for place in kept))
         return self
 
     @property
     def method(self) -> MergeMethod:
         """The registered method."""
         return find_method(self.merge_method)
+
+    @property
+    def base(self) -> ModelEntry | None:
+        """The model that the others were fine-tuned from; None when the method needs none or none is named."""
+        return ModelEntry(model=self.base_model) if self.base_model and "base" in self.method.needs else None
 
     def bound(self) -> dict[str, Any]:
         """Keyword arguments of the method's function, checked."""
