@@ -126,7 +126,8 @@ def _preview(recipe: Recipe) -> "Preview":
 
 
 def _print_plan(data: dict[str, Any], warnings: Iterable[Problem]) -> None:
-    print(f"{data['method']}, weights {', '.join(f'{weight:.3g}' for weight in data['weights'])}")
+    base = f", base {data['base']}" if data["base"] else ""
+    print(f"{data['method']}, weights {', '.join(f'{weight:.3g}' for weight in data['weights'])}{base}")
     for output in data["outputs"]:
         print(f"  {output['folder'] or '(root)'}: {output['model']}, {output['parameters']:,} parameters")
     counts = ", ".join(f"{count} {action}" for action, count in data["tensors"].items())
@@ -398,10 +399,14 @@ def demo(once: Annotated[bool, typer.Option(help="End after the link.")] = False
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a file or in standard input; folders and files in it are relative to the file."""
     recipe = recipe_from_yaml(_text_of(path))
-    for index, entry in enumerate(recipe.models):
-        if not entry.is_folder and (path.parent / entry.model).is_dir():
-            _hint_at_folder(entry.model, f"models.{index}.model")
-    return recipe.model_copy(update={"models": tuple(_absolute(entry, path.parent) for entry in recipe.models)})
+    base = ModelEntry(model=recipe.base_model) if recipe.base_model else None
+    places = [*((entry, f"models.{index}.model") for index, entry in enumerate(recipe.models)), (base, "base_model")]
+    for entry, where in places:
+        if entry is not None and not entry.is_folder and (path.parent / entry.model).is_dir():
+            _hint_at_folder(entry.model, where)
+    models = tuple(_absolute(entry, path.parent) for entry in recipe.models)
+    base_model = _absolute(base, path.parent).model if base else None
+    return recipe.model_copy(update={"models": models, "base_model": base_model}).without_base_among_models()
 
 
 def _text_of(path: Path) -> str:

@@ -52,12 +52,13 @@ def render_card(
     report: Report | Mapping[str, Any],
     *,
     repo_id: str,
+    base: Parent | None = None,
     service_url: str = "",
 ) -> str:
     """The README.md of the merged repo: what it is, from what, by what, and how to load it.
 
-    `recipe` is the pinned one, `report` the engine's (or its `as_dict`). `service_url` is the address of this
-    service, without which no link back is made.
+    `recipe` is the pinned one, `report` the engine's (or its `as_dict`), `base` that of a method which needs one.
+    `service_url` is the address of this service, without which no link back is made.
     """
     report = report.as_dict() if isinstance(report, Report) else report
     heads = _tasks(recipe, report)
@@ -65,10 +66,10 @@ def render_card(
     root = loadable(by_task.get(recipe.output.root or "", parents[0]) if heads else parents[0])
     models = [loadable(by_task[task], task) for task in heads] or [root]
     blocks = [
-        front_matter(_metadata(recipe, parents, root)),
+        front_matter(_metadata(recipe, parents, root, base)),
         f"# {escape(repo_id.rpartition('/')[2])}",
         _what(recipe, parents, heads),
-        _parents_table(recipe, parents),
+        _parents_table(recipe, parents, base),
         how_to_load(repo_id, models),
         _facts(report),
         f"## Recipe\n\nAs `recipe.yaml` in this repo has it, with pinned revisions:\n\n{_recipe_block(recipe)}",
@@ -77,9 +78,9 @@ def render_card(
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def _metadata(recipe: Recipe, parents: Sequence[Parent], root: Loadable) -> dict[str, Any]:
+def _metadata(recipe: Recipe, parents: Sequence[Parent], root: Loadable, base: Parent | None = None) -> dict[str, Any]:
     bases = list(dict.fromkeys(parent.model for parent in parents if parent.revision))
-    licence = merged_license([parent.license for parent in parents])
+    licence = merged_license([parent.license for parent in (*parents, *([base] if base else []))])
     data: dict[str, Any] = {"library_name": "sentence-transformers" if root.sentence_class else "transformers"}
     if bases:
         data |= {"base_model": bases, "base_model_relation": "merge"}
@@ -107,20 +108,25 @@ def _what(recipe: Recipe, parents: Sequence[Parent], heads: Sequence[str]) -> st
         f" ({escape(method.paper)})" if method.paper else ""
     )  # fmt: skip
     kind = escape(parents[0].model_type or "transformer")
-    text = f"{len(parents)} fine-tuned {kind} models merged into one by **{escape(method.title)}**{paper}."
+    what = f"{len(parents)} fine-tuned {kind} models" if len(parents) > 1 else f"A fine-tuned {kind} model"
+    if recipe.base is not None:
+        what += f" and {'their' if len(parents) > 1 else 'its'} base {code(recipe.base.repo_id)}"
+    text = f"{what} merged into one by **{escape(method.title)}**{paper}."
     if heads:
         text += f" They share one body; each of the {len(heads)} tasks keeps its own head, in a folder of its own."
     return text
 
 
-def _parents_table(recipe: Recipe, parents: Sequence[Parent]) -> str:
+def _parents_table(recipe: Recipe, parents: Sequence[Parent], base: Parent | None = None) -> str:
+    weighted = any(parameter.name == "weight" for parameter in recipe.method.parameters)
+    weights = [f"{weight:.4g}" if weighted else "" for weight in recipe.effective_weights]
+    shown = [*zip(parents, weights, strict=True), *([(base, "the base")] if base else [])]
     rows = ["## From what", "", "| model | revision | weight | licence |", "|---|---|---|---|"]
-    for parent, weight in zip(parents, recipe.effective_weights, strict=True):
+    for parent, weight in shown:
         name = parent.model if parent.revision else parent.model.rstrip("/").rpartition("/")[2]
         licence = code(parent.license) or "not named"
-        rows.append(f"| {code(name)} | {code(parent.revision[:12]) or 'a folder'} | {weight:.4g} | {licence} |")
-    unnamed = [parent for parent in parents if not parent.license]
-    if unnamed:
+        rows.append(f"| {code(name)} | {code(parent.revision[:12]) or 'a folder'} | {weight} | {licence} |")
+    if not all(parent.license for parent, _ in shown):
         rows += ["", "Not every parent names a licence: ask their owners before you pass this model on."]
     return "\n".join(rows)
 

@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from hub.client import Hub, explained, read_bytes, safe_path
 from merging.checkpoint import (
     INDEX_LIMIT,
@@ -28,6 +30,7 @@ from merging.modules import (
     parse_side,
     side_names,
 )
+from merging.recipe import valid_repo_id
 
 FILES_LIMIT = 20_000
 CONFIG_LIMIT = 5_000_000  # bytes
@@ -51,6 +54,7 @@ class RemoteRepo:
     sha: str
     files: Mapping[str, RemoteFile]
     license: str = ""
+    fine_tuned_from: str = ""  # the one base that the card names; "" for none, several, and parents of a merge
     private: bool = False
     gated: bool = False
 
@@ -79,9 +83,20 @@ def open_repo(hub: Hub, repo_id: str, revision: str | None = None, where: str = 
         sha=info.sha,
         files=files,
         license=licence[:100] if isinstance(licence, str) else "",
+        fine_tuned_from=_base_of(info.card_data),
         private=bool(info.private),
         gated=bool(info.gated),
     )
+
+
+def _base_of(card: ModelCardData | None) -> str:
+    """The one model that a card names as its base, "" when there is no such one."""
+    if card is None:
+        return ""
+    named = card.get("base_model")
+    one = named[0] if isinstance(named, list) and len(named) == 1 else named
+    merged = card.get("base_model_relation") == "merge"
+    return one if isinstance(one, str) and valid_repo_id(one) and not merged else ""
 
 
 def read_small(hub: Hub, repo: RemoteRepo, name: str, limit: int, where: str = "") -> bytes:

@@ -32,11 +32,13 @@ class Resolved:
     """A recipe whose every revision is pinned, and what is known of its models.
 
     `found` has one entry per model, None where it could not be resolved; `parents` has all of them, or nothing.
+    `base` is the base of a method that needs one, None where none is named or it could not be resolved.
     """
 
     recipe: Recipe
     found: tuple[Parent | None, ...]
     problems: tuple[Problem, ...]
+    base: Parent | None = None
 
     @property
     def parents(self) -> tuple[Parent, ...]:
@@ -76,12 +78,14 @@ def resolve(hub: Hub, recipe: Recipe, *, folders_allowed: bool = False) -> Resol
     """Pin and describe every model of the recipe. Raises HubUnavailable and SignInNeeded, nothing else."""
     kinds = [kind for kind in ("fisher", "gram") if kind in recipe.method.needs]
     results: list[_Seen | MergeError] = []
+    questions = [
+        _Question(hub, entry, f"models.{index}.model", kinds, folders_allowed)
+        for index, entry in enumerate(recipe.models)
+    ]
+    if recipe.base is not None:
+        questions.append(_Question(hub, recipe.base, "base_model", (), folders_allowed))
     with ThreadPoolExecutor(MODELS_AT_ONCE) as pool:
-        waiting = [
-            pool.submit(_see, _Question(hub, entry, f"models.{index}.model", kinds, folders_allowed))
-            for index, entry in enumerate(recipe.models)
-        ]
-        for future in waiting:
+        for future in [pool.submit(_see, question) for question in questions]:
             try:
                 results.append(future.result())
             except HubUnavailable:
@@ -90,11 +94,14 @@ def resolve(hub: Hub, recipe: Recipe, *, folders_allowed: bool = False) -> Resol
                 results.append(error)
     problems = [problem for result in results if isinstance(result, MergeError) for problem in _problems(result)]
     seen = [None if isinstance(result, MergeError) else result for result in results]
-    seen, more = _with_vocabularies(hub, seen)
-    entries = tuple(one.entry if one else entry for one, entry in zip(seen, recipe.models, strict=True))
+    seen, more = _with_vocabularies(hub, seen, [question.where for question in questions])
+    entries = [one.entry if one else question.entry for one, question in zip(seen, questions, strict=True)]
     found = tuple(one.parent if one else None for one in seen)
-    pinned = recipe.model_copy(update={"models": entries})
-    return Resolved(pinned, found, (*problems, *more, *_visibility(recipe, found)))
+    count = len(recipe.models)
+    base_model = entries[count].model if recipe.base else recipe.base_model
+    pinned = recipe.model_copy(update={"models": tuple(entries[:count]), "base_model": base_model})
+    base = found[count] if recipe.base else None
+    return Resolved(pinned, found[:count], (*problems, *more, *_visibility(recipe, found)), base)
 
 
 def with_pins(resolved: Resolved, recipe: Recipe) -> Resolved:
@@ -103,14 +110,15 @@ def with_pins(resolved: Resolved, recipe: Recipe) -> Resolved:
         entry.model_copy(update={"model": pinned.model, "statistics": pinned.statistics})
         for entry, pinned in zip(recipe.models, resolved.recipe.models, strict=True)
     )
-    return replace(resolved, recipe=recipe.model_copy(update={"models": entries}))
+    base_model = resolved.recipe.base_model if recipe.base else recipe.base_model
+    return replace(resolved, recipe=recipe.model_copy(update={"models": entries, "base_model": base_model}))
 
 
-def result_is_private(recipe: Recipe, parents: Sequence[Parent]) -> bool:
-    """Whether the merged repo is private: as the recipe says, else when a parent is private or gated."""
+def result_is_private(recipe: Recipe, parents: Sequence[Parent], base: Parent | None = None) -> bool:
+    """Whether the merged repo is private: as the recipe says, else when a parent or the base is private or gated."""
     if recipe.output.private is not None:
         return recipe.output.private
-    return any(parent.restricted for parent in parents)
+    return any(parent.restricted for parent in (*parents, *([base] if base else [])))
 
 
 def check_output(hub: Hub, recipe: Recipe, identity: Identity | None = None) -> list[Problem]:
@@ -216,6 +224,7 @@ def _see_repo(question: _Question) -> _Seen:
         weights={name: repo.files[name].sha256 for name in names},
         calibration=entry.calibration is not None,
         license=repo.license,
+        fine_tuned_from=repo.fine_tuned_from,
         restricted=repo.private or repo.gated,
         side=side.result(),
     )
@@ -263,7 +272,9 @@ def _pinned(
     return _Seen(entry.model_copy(update={"model": model, "statistics": refs}), parent, repo)
 
 
-def _with_vocabularies(hub: Hub, seen: list[_Seen | None]) -> tuple[list[_Seen | None], list[Problem]]:
+def _with_vocabularies(
+    hub: Hub, seen: list[_Seen | None], places: Sequence[str]
+) -> tuple[list[_Seen | None], list[Problem]]:
     """Give every remote parent the fingerprint of its vocabulary, reading as few tokenizer files as possible.
 
     Equal git blobs are equal files: when all models have the same ones, nothing is read.
@@ -279,7 +290,7 @@ def _with_vocabularies(hub: Hub, seen: list[_Seen | None]) -> tuple[list[_Seen |
             try:
                 known[blobs[index]] = _blob_fingerprint(blobs[index]) if alike else _vocabulary(hub, repo)
             except InputError as error:
-                problems += [Problem(p.what, p.why, p.fix, f"models.{index}.model") for p in error.problems]
+                problems += [Problem(p.what, p.why, p.fix, places[index]) for p in error.problems]
                 known[blobs[index]] = ""
         one = result[index]
         assert one is not None

@@ -143,6 +143,11 @@ class JobFolder:
         """Folder of one parent's files."""
         return self.parents / str(index)
 
+    @property
+    def base(self) -> Path:
+        """Folder of the base model's files."""
+        return self.parents / "base"
+
     def statistics(self, index: int, kind: str) -> Path:
         """A parent's statistics of one kind."""
         return self.path / "statistics" / str(index) / f"{kind}.safetensors"

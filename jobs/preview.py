@@ -20,6 +20,7 @@ class Preview:
     problems: tuple[Problem, ...]  # of models, plan, disk and output together
     weights: tuple[float, ...]  # each model's share after normalisation
     found: tuple[Parent | None, ...] = ()  # one per model, None where it could not be resolved
+    base: Parent | None = None  # of a method that needs one
 
     @property
     def errors(self) -> tuple[Problem, ...]:
@@ -47,10 +48,11 @@ def make_preview(
     if any(problem.severity == "error" for problem in problems):
         plan = Plan(resolved.recipe, tuple(problems))
     else:
-        plan = make_plan(resolved.recipe, resolved.parents)
+        plan = make_plan(resolved.recipe, resolved.parents, resolved.base)
         problems += plan.problems
         too_large = disk_problem(plan, free)
         problems += [too_large] if too_large else []
     if with_output:
         problems += check_output(hub, recipe)
-    return Preview(plan, resolved.recipe, resolved.parents, tuple(problems), recipe.effective_weights, resolved.found)
+    weights = recipe.effective_weights
+    return Preview(plan, resolved.recipe, resolved.parents, tuple(problems), weights, resolved.found, resolved.base)

@@ -46,12 +46,11 @@ def push_here(hub: Hub, folder: Path, repo_id: str, *, private: bool) -> Generat
         why = "it has no report of a merge"
         raise InputError(f"{folder} was not made by `merge`", why, "Push the folder that `merge` wrote", "folder")
     recipe = _recipe(folder)
-    parents = _parents(hub, recipe)
+    seen, base, all_seen = _parents(hub, recipe)
     note = ""
-    if not private and None in parents:
+    if not private and not all_seen:
         private, note = True, f"{repo_id} is private: not every parent in {RECIPE} can be seen"
-    seen = [parent for parent in parents if parent is not None]
-    if not private and recipe is not None and result_is_private(recipe, seen):
+    if not private and recipe is not None and result_is_private(recipe, seen, base):
         private, note = True, f"{repo_id} is private, as a parent is"
     identity = hashlib.sha256("".join(f"{name}\0{sha256_of(folder / name)}\n" for name in names).encode()).hexdigest()
     try:
@@ -59,7 +58,7 @@ def push_here(hub: Hub, folder: Path, repo_id: str, *, private: bool) -> Generat
     except OSError as error:
         raise InputError(f"{folder} cannot be written", error.strerror or "", "Push a copy of it") from None
     with copy as name:
-        _fill(Path(name), folder, names, recipe, seen, repo_id)
+        _fill(Path(name), folder, names, recipe, (seen, base), repo_id)
         published = publish(
             hub,
             Path(name),
@@ -81,16 +80,28 @@ def _recipe(folder: Path) -> Recipe | None:
         raise InputError(f"{folder / RECIPE} cannot be read", "it is not text", "Mend or remove it") from None
 
 
-def _parents(hub: Hub, recipe: Recipe | None) -> Sequence[Parent | None]:
-    """The parents that are models of the Hub, None for one that cannot be seen. Folders have no visibility."""
-    entries = [] if recipe is None else [portable(entry) for entry in recipe.models if not entry.is_folder]
-    if recipe is None or not entries:
-        return ()
-    return resolve(hub, recipe.model_copy(update={"models": tuple(entries)})).found
+def _parents(hub: Hub, recipe: Recipe | None) -> tuple[Sequence[Parent], Parent | None, bool]:
+    """The parents and the base that are models of the Hub, as far as they can be seen, and whether all can.
+
+    Folders have no visibility.
+    """
+    if recipe is None:
+        return (), None, True
+    entries = tuple(portable(entry) for entry in recipe.models if not entry.is_folder)
+    base_model = recipe.base_model if recipe.base and not recipe.base.is_folder else None
+    asked = recipe.model_copy(update={"models": entries, "base_model": base_model})
+    resolved = resolve(hub, asked)
+    all_seen = None not in resolved.found and (resolved.base is not None or asked.base is None)
+    return [parent for parent in resolved.found if parent is not None], resolved.base, all_seen
 
 
 def _fill(
-    copy: Path, folder: Path, names: Sequence[str], recipe: Recipe | None, parents: Sequence[Parent], repo_id: str
+    copy: Path,
+    folder: Path,
+    names: Sequence[str],
+    recipe: Recipe | None,
+    seen: tuple[Sequence[Parent], Parent | None],
+    repo_id: str,
 ) -> None:
     """Link every file into the copy; write the recipe without local paths, and a card where there is none."""
     for name in names:
@@ -104,9 +115,9 @@ def _fill(
         write_atomically(copy / RECIPE, public.to_yaml())
     if CARD in names:
         return
-    report = read_json(folder / REPORT)
+    report, (parents, base) = read_json(folder / REPORT), seen
     if public is not None and report and len(parents) == len(public.models):
-        write_atomically(copy / CARD, render_card(public, parents, report, repo_id=repo_id))
+        write_atomically(copy / CARD, render_card(public, parents, report, base=base, repo_id=repo_id))
     else:
         write_atomically(copy / CARD, _plain_card(public, parents, repo_id))
 

@@ -36,6 +36,7 @@ CHECK_SHARE = 0.8  # of the available memory that the check of a model may take
 CHECK_LEAST = 2 << 30  # bytes: with less, importing torch and transformers alone does not end
 Result = dict[str, Any]
 Steps = Generator[Progress, None, Result]
+Sources = tuple[tuple[Parent, ...], Parent | None]  # the parents, and the base of a method that needs one
 
 
 @dataclass(frozen=True)
@@ -63,22 +64,23 @@ class StageContext:
         needs = self.recipe.method.needs
         return tuple(kind for kind in ("gram", "fisher") if kind in needs)
 
-    def remote(self) -> tuple[Parent, ...]:
-        """The parents as the Hub shows them now, at the pinned revisions: asks for access once more."""
+    def remote(self) -> Sources:
+        """What the Hub shows now, at the pinned revisions: asks for access once more."""
         resolved = resolve(self.hub, self.pinned, folders_allowed=self.folders_allowed).raise_if_impossible()
         pinned = [set(entry.statistics) for entry in self.pinned.models]
-        return tuple(
+        parents = tuple(
             replace(parent, statistics={kind: fact for kind, fact in parent.statistics.items() if kind in kinds})
             for parent, kinds in zip(resolved.parents, pinned, strict=True)
         )
+        return parents, resolved.base
 
     def files_of(self, index: int) -> Path:
         """Where the files of a parent lie."""
         entry = self.pinned.models[index]
         return Path(entry.model).expanduser() if entry.is_folder else self.folder.parent(index)
 
-    def local(self) -> tuple[Parent, ...]:
-        """The parents as they lie on disk, with the statistics that lie beside them."""
+    def local(self) -> Sources:
+        """What lies on disk, with the statistics that lie beside it."""
         parents = []
         for index, entry in enumerate(self.pinned.models):
             parent = open_parent(
@@ -89,7 +91,14 @@ class StageContext:
             )
             facts = {kind: file.fact for kind, file in self.statistics(index).items()}
             parents.append(replace(parent, statistics=facts))
-        return tuple(parents)
+        return tuple(parents), self._local_base()
+
+    def _local_base(self) -> Parent | None:
+        entry = self.pinned.base
+        if entry is None:
+            return None
+        folder = Path(entry.model).expanduser() if entry.is_folder else self.folder.base
+        return open_parent(entry.repo_id, folder, revision=entry.revision or "")
 
     def statistics(self, index: int) -> dict[str, Statistics]:
         """The statistics files of a parent that are on disk."""
@@ -101,7 +110,7 @@ def pin(context: StageContext) -> Steps:
     """Pin every revision, plan from headers, look at the disk and at the output's name."""
     yield Progress("pin", 0, 1, "steps", "reading headers")
     resolved = resolve(context.hub, context.recipe, folders_allowed=context.folders_allowed).raise_if_impossible()
-    plan = make_plan(resolved.recipe, resolved.parents).raise_if_impossible()
+    plan = make_plan(resolved.recipe, resolved.parents, resolved.base).raise_if_impossible()
     too_large = disk_problem(plan, shutil.disk_usage(context.folder.path).free)
     output = check_output(context.hub, context.recipe) if context.publishes else []
     errors = [problem for problem in output if problem.severity == "error"]
@@ -120,8 +129,8 @@ def fetch(context: StageContext) -> Steps:
     from hub.download import fetch as download
     from hub.download import fetch_statistics
 
-    parents = context.remote()
-    plan = make_plan(context.pinned, parents).raise_if_impossible()
+    parents, base = context.remote()
+    plan = make_plan(context.pinned, parents, base).raise_if_impossible()
     done = 0
     for index, parent in enumerate(parents):  # before any weights: they may be refused by their values
         for kind, fact in parent.statistics.items():
@@ -132,13 +141,15 @@ def fetch(context: StageContext) -> Steps:
                 yield Progress("fetch", done + step.done, plan.download_bytes, "bytes", message)
             check_values(path)
             done += fact.nbytes
-    for index, parent in enumerate(parents):
-        if context.pinned.models[index].is_folder:
-            continue
-        for step in download(context.hub, parent, plan.fetch[index], context.folder.parent(index)):
-            yield Progress("fetch", done + step.done, plan.download_bytes, "bytes", step.message or parent.model)
-        done += sum(parent.files.get(name, 0) for name in plan.fetch[index])
-    _agree(plan, make_plan(context.pinned, context.local()), context.folder)
+    wanted = [(parent, plan.fetch[index], context.folder.parent(index)) for index, parent in enumerate(parents)]
+    wanted += [(base, plan.fetch_base, context.folder.base)] if base else []
+    for source, names, folder in wanted:
+        if not source.revision:
+            continue  # a folder of this machine
+        for step in download(context.hub, source, names, folder):
+            yield Progress("fetch", done + step.done, plan.download_bytes, "bytes", step.message or source.model)
+        done += sum(source.files.get(name, 0) for name in names)
+    _agree(plan, make_plan(context.pinned, *context.local()), context.folder)
     yield Progress("fetch", plan.download_bytes, plan.download_bytes, "bytes")
     return {"bytes": plan.download_bytes}
 
@@ -257,13 +268,14 @@ def merge(context: StageContext) -> Steps:
     """Merge into the job's output folder; shards that an earlier start finished are kept."""
     from merging.engine import merge as run
 
-    parents = context.local()
-    plan = make_plan(context.pinned, parents).raise_if_impossible()
+    parents, base = context.local()
+    plan = make_plan(context.pinned, parents, base).raise_if_impossible()
     files = [context.statistics(index) for index in range(len(parents))]
     report = yield from run(
         plan,
         parents,
         context.folder.output,
+        base=base,
         statistics=files,
         device=context.device,
         threads=context.threads,
@@ -275,8 +287,8 @@ def merge(context: StageContext) -> Steps:
 
 def check(context: StageContext) -> Steps:
     """Load each model of the output in a process of its own, with bounded memory, and run it once."""
-    parents = context.local()
-    plan = make_plan(context.pinned, parents)
+    parents, base = context.local()
+    plan = make_plan(context.pinned, parents, base)
     names = [output.folder or "root" for output in plan.outputs]
     yield Progress("check", 0, len(names), "models", names[0])
     command = [sys.executable, "-m", "merging.check"]
@@ -312,19 +324,19 @@ def publish(context: StageContext) -> Steps:
     repo_id = context.pinned.output.repo_id
     assert repo_id is not None
     yield Progress("publish", 0, 0, "bytes", f"to {repo_id}")
-    parents = context.remote()
+    parents, base = context.remote()
     report = Report.from_dict(
         {key: value for key, value in read_json(context.folder.report).items() if key != "checks"}
     )
     public = without_local_paths(context.pinned)
     write_atomically(context.folder.output / "recipe.yaml", public.without_output().to_yaml())
-    card = render_card(public, parents, report, repo_id=repo_id, service_url=context.public_url)
+    card = render_card(public, parents, report, base=base, repo_id=repo_id, service_url=context.public_url)
     write_atomically(context.folder.output / "README.md", card)
     published = upload(
         context.hub,
         context.folder.output,
         repo_id,
-        private=result_is_private(context.pinned, parents),
+        private=result_is_private(context.pinned, parents, base),
         job_id=context.folder.id,
         message=f"Merge by {context.pinned.method.name}",
     )

@@ -44,6 +44,7 @@ class Parent:
     statistics: Mapping[str, StatisticsFact] = field(default_factory=dict)  # kind -> what is known of the file
     calibration: bool = False  # the recipe names text from which missing statistics will be collected
     license: str = ""
+    fine_tuned_from: str = ""  # the one model that its card names as its base
     restricted: bool = False  # private or gated: the result is private too unless its owner says otherwise
     names: Mapping[str, str] = field(default_factory=dict)  # name in a plan -> on disk, where they differ
     rows: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # name in a plan -> order of its rows on disk

@@ -143,11 +143,14 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _method_and_parameters_fit(self) -> "Recipe":
-        """Leaves the base out of the models, with all that stands there: it is none of those that are merged."""
-        kept = [place for place, entry in enumerate(self.models) if not (self.base and entry.names(self.base))]
+        kept = self._without_base()
         self.method.bind(self.parameters, [self.models[place].parameters for place in kept], kept)
         object.__setattr__(self, "models", tuple(self.models[place] for place in kept))
         return self
+
+    def _without_base(self) -> list[int]:
+        """Places of the models that are merged: the base is left out, with all that stands there."""
+        return [place for place, entry in enumerate(self.models) if not (self.base and entry.names(self.base))]
 
     @property
     def method(self) -> MergeMethod:
@@ -186,6 +189,10 @@ class Recipe(Strict):
         """The recipe packed for a link, without its output: a link never says where somebody's result goes."""
         plain = self.model_copy(update={"output": Output(root=self.output.root)})
         return base64.urlsafe_b64encode(zlib.compress(plain.to_yaml().encode(), 9)).decode().rstrip("=")
+
+    def without_base_among_models(self) -> "Recipe":
+        """The recipe after its paths were changed: a model may name the base only now."""
+        return self.model_copy(update={"models": tuple(self.models[place] for place in self._without_base())})
 
     def without_output(self) -> "Recipe":
         """The same wish with no repo id and no visibility."""

@@ -125,7 +125,8 @@ class Desk:
         As weights, parameters and names change, the models are not looked up again; `submit` does so in any case.
         """
         models = [(entry.model, entry.statistics, entry.calibration) for entry in recipe.models]
-        key = repr((who(hub), models, sorted(recipe.method.needs), recipe.output.private))
+        base = recipe.base.model if recipe.base else ""
+        key = repr((who(hub), models, base, sorted(recipe.method.needs), recipe.output.private))
         resolved = with_pins(self._resolved.get(key, lambda: resolve(hub, recipe)), recipe)
         preview = self.service.preview(recipe, hub, with_output=False, resolved=resolved)
         if not hub.signed_in:
