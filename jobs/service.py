@@ -8,6 +8,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import Any
 
 from dbos._sys_db import WorkflowStatus
@@ -260,9 +261,7 @@ class JobService:
             status="failed" if failure else state,
             stage=started[-1].name if started else "",
             stages=stages,
-            progress=Progress(event["stage"], event["done"], event["total"], event["unit"], event["message"])
-            if event
-            else None,
+            progress=_progress(event) if event else None,
             created=(status.created_at or 0) / 1000,
             updated=max((status.updated_at or 0) / 1000, event["updated"] if event else 0.0),
             recipe_yaml=spec.recipe_yaml,
@@ -277,6 +276,12 @@ class JobService:
             purpose=outline.purpose,
             summaries=_summaries(folder) if outline.purpose == "statistics" and published else (),
         )
+
+
+def _progress(event: dict[str, Any]) -> Progress:
+    """What an event tells of the running stage; one of an earlier version may lack fields."""
+    names = {field.name for field in fields(Progress)}
+    return Progress(**{name: value for name, value in event.items() if name in names})
 
 
 def _summaries(folder: JobFolder) -> tuple[dict[str, Any], ...]:

@@ -22,11 +22,13 @@ from jobs.job import JobFailed, JobFolder, JobSpec, read_json, write_atomically
 from jobs.outline import outline_of
 from jobs.store import WORKFLOW, Store
 from merging.errors import Problem
+from merging.progress import LINE_EVERY, Lines, Pace, Progress
 from settings import Settings, parse_size
 
 POLL = 0.25  # seconds between two looks at the child
 CANCEL_EVERY = 0.5  # seconds between two looks whether the job is still ours
 EVENT_EVERY = 0.5  # seconds between two progress events at least
+LOG_EVERY = LINE_EVERY  # seconds between two lines of a job's log about its progress at least
 STARTS_LIMIT = 3  # a stage that ended its worker so often is not started again
 ENGINE_LIMIT = 100  # starts of one job that DBOS allows, whatever the reason
 
@@ -121,7 +123,7 @@ class Runner:
             raise JobFailed(problem, stage, stage == "publish")
         process = self._start(stage, spec, folder, token)
         try:
-            status = self._wait(process, stage, spec.token_ref)
+            status = self._wait(process, stage, folder)
         finally:
             with self._lock:
                 self._running.pop(spec.token_ref, None)
@@ -157,27 +159,31 @@ class Runner:
             self._running[spec.token_ref] = process
         return process
 
-    def _wait(self, process: StageProcess, stage: str, id: str) -> int:
+    def _wait(self, process: StageProcess, stage: str, folder: JobFolder) -> int:
         """The child's exit status. Raises JobFailed when the job is no longer to run here."""
         started, told, looked = time.time(), 0.0, time.monotonic()
-        shown: dict[str, Any] | None = None
+        pace, lines = Pace(), Lines(LOG_EVERY)
+        shown: Progress | None = None
         _tell(stage, started, None)
         while True:
             status = process.wait(POLL)
             self._hold_if_stopping()
             now = time.monotonic()
-            latest = process.answers.progress
-            if latest is not None and latest != shown and (now - told >= EVENT_EVERY or status is not None):
-                _tell(stage, started, latest)
-                told, shown = now, latest
+            if process.answers.progress is not None:
+                latest = pace.told(Progress(**process.answers.progress), now)
+                if latest != shown and (now - told >= EVENT_EVERY or status is not None):
+                    _tell(stage, started, latest)
+                    told, shown = now, latest
+                if line := lines.line(latest, now):
+                    folder.append_log(stage, line)
             if status is not None:
                 return status
             if now - looked >= CANCEL_EVERY:
                 looked = now
-                state, owner = self._state(id)
+                state, owner = self._state(folder.id)
                 if state != "PENDING" or owner != self._executor:
                     process.kill()
-                    raise Disowned(id) if state != "CANCELLED" else JobFailed(Problem("The job was cancelled"))
+                    raise Disowned(folder.id) if state != "CANCELLED" else JobFailed(Problem("The job was cancelled"))
 
     def _state(self, id: str) -> tuple[str, str | None]:
         """Status and executor of a job as the database has them now."""
@@ -234,9 +240,9 @@ def _hold() -> NoReturn:
         time.sleep(3600)
 
 
-def _tell(stage: str, started: float, progress: dict[str, Any] | None) -> None:
-    event = {"stage": stage, "done": 0, "total": 0, "unit": "", "message": "", "started": started}
-    DBOS.set_event("progress", event | (progress or {}) | {"stage": stage, "updated": time.time()})
+def _tell(stage: str, started: float, progress: Progress | None) -> None:
+    event = (progress or Progress(stage, 0, 0, "")).as_dict()
+    DBOS.set_event("progress", event | {"stage": stage, "started": started, "updated": time.time()})
 
 
 def _failure(stage: str, status: int, error: dict[str, Any] | None) -> JobFailed:

@@ -18,6 +18,7 @@ from merging.method import METHODS, MergeMethod
 from merging.parent import Parent
 from merging.plan import Plan
 from merging.progress import Progress
+from merging.progress import size as size
 from merging.recipe import Recipe
 from ui.forms import label, methods
 
@@ -65,15 +66,6 @@ def link(url: str, words: str, *, css: str = "", here: bool = False) -> str:
     kind = f' class="{css}"' if css else ""
     tab = "" if here else ' target="_blank" rel="noopener"'
     return f'<a href="{html.escape(url)}"{kind}{tab}>{text(words)}</a>'
-
-
-def size(count: float) -> str:
-    """Bytes in words: `91 MB`."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if abs(count) < 999.5:
-            return f"{count:.0f} {unit}" if count >= 10 or unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def number(count: int) -> str:
@@ -298,11 +290,7 @@ def _now(one: Job) -> str:
 def _progress_words(progress: Progress) -> str:
     stage = STAGE_NAMES.get(progress.stage, progress.stage)
     words = f"{stage}: {progress.message}" if progress.message else stage
-    if not progress.total:
-        return words
-    if progress.unit == "bytes":
-        return f"{words} ({size(progress.done)} of {size(progress.total)})"
-    return f"{words} ({progress.done:,} of {progress.total:,} {progress.unit})"
+    return f"{words} ({progress.words})" if progress.words else words
 
 
 def _end(one: Job, base_url: str) -> str:

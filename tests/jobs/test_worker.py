@@ -36,6 +36,23 @@ def test_a_killed_worker_goes_on_where_it_was(workers: Workers, service: JobServ
     assert trace(workers.home, id) == ["pin", "fetch", "calibrate", "merge", "merge", "check", "publish"]
 
 
+def test_a_running_job_tells_its_speed_and_its_log_a_line_now_and_then(workers: Workers, service: JobService) -> None:
+    """Ten steps a second: the owner reads speed and time left, and the log a line for each tenth of the way."""
+    id = queue(service, "job1", tenths=60)
+    workers.start()
+    in_merge(workers, id)
+    wait_for(lambda: (job := service.get(id, "ann")).progress and job.progress.speed)
+    progress = service.get(id, "ann").progress
+    assert progress is not None
+    assert 5 < (progress.speed or 0) < 15
+    assert 0 < (progress.left or 0) < 6
+    assert ended(service, id).status == "done"
+    lines = [line["message"] for line in service.log(id, "ann") if " of 60 steps" in line["message"]]
+    assert 4 <= len(lines) <= 10
+    assert lines[0].startswith("secret ***: ")
+    assert "steps/s, about" in lines[-1] or "steps/s, a few seconds left" in lines[-1]
+
+
 def test_children_die_with_their_worker(workers: Workers, service: JobService) -> None:
     """kill -9 of the worker ends the stage's process and what that one started."""
     id = queue(service, "job1", tenths=600)

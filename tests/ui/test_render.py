@@ -145,6 +145,15 @@ def test_a_running_job_shows_stages_bar_and_bytes() -> None:
     assert [attributes["class"] for tag, attributes in seen.tags if "aria-current" in attributes] == ["mm-running"]
 
 
+def test_a_running_job_shows_its_speed_and_the_time_left() -> None:
+    """As far as they can be said."""
+    progress = Progress("fetch", 50_000_000, 200_000_000, message="ana/one", speed=5e6, left=30.0)
+    words = safe(render.job(a_job(progress=progress))).words
+    assert "Download: ana/one (50 MB of 200 MB, 5.0 MB/s, about 30 s left)." in words
+    words = safe(render.job(a_job(progress=Progress("publish", 0, 0, message="to ana/merged")))).words
+    assert "Publish: to ana/merged. You may close this page" in words
+
+
 def test_a_job_names_commits_by_eight_digits() -> None:
     """Of each model, when it is pinned; a branch keeps its name."""
     commit = "0123456789abcdef0123456789abcdef01234567"
