@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from torch import Tensor
 
 from merging.errors import InputError
+from merging.layers import ByLayer
 from merging.tensors import TensorGroup
 
 Need = Literal["base", "gram", "fisher"]
@@ -38,23 +39,6 @@ class Option:
 
 
 @dataclass(frozen=True)
-class ByLayer:
-    """A parameter whose value depends on the layer, as in mergekit's recipes: the first case that fits counts.
-
-    `cases` are (text, value): a case fits a tensor whose name holds the text; "" fits every tensor.
-    """
-
-    cases: tuple[tuple[str, Any], ...]
-
-    def of(self, name: str) -> Any:
-        """The value for the tensor of that name."""
-        return next(value for text, value in self.cases if text in name)
-
-    def __str__(self) -> str:
-        return ", ".join(f"{value:g} in {text}" if text else f"else {value:g}" for text, value in self.cases)
-
-
-@dataclass(frozen=True)
 class Parameter:
     """One argument of a method, as forms, validation and docs see it."""
 
@@ -62,6 +46,7 @@ class Parameter:
     kind: Literal["float", "int", "bool", "choice"]
     default: Any
     option: Option
+    argument: str = ""  # of the function, where it has another name: `lambda_`, for `lambda` is a word of Python
 
     @property
     def per_model(self) -> bool:
@@ -102,7 +87,12 @@ class Parameter:
         return int(value) if self.kind == "int" else float(value)
 
     def _by_layer(self, cases: list[Any], where: str) -> ByLayer:
-        """`[{filter: attention, value: 0.9}, {value: 1.0}]`; the parameter's default stands behind the last case."""
+        """`[0, 0.5, 1]` from the first layer to the last, or `[{filter: attention, value: 0.9}, {value: 1.0}]`.
+
+        A case's value may be such a list of numbers. The parameter's default stands behind the last case.
+        """
+        if not any(isinstance(case, dict) for case in cases):
+            return ByLayer((("", self._gradient(cases, where)),))
         found = []
         for index, case in enumerate(cases):
             place = f"{where}.{index}"
@@ -113,9 +103,22 @@ class Parameter:
                     "Write it so",
                     place,
                 )
-            text = str(case.get("filter", ""))
-            found.append(("" if text == "*" else text, self.check(case["value"], place)))
-        return ByLayer((*found, ("", self.default)))
+            text = str(case.get("filter") or "*")
+            found.append(("" if text == "*" else text, self._gradient(case["value"], place)))
+            if not found[-1][0]:
+                return ByLayer(tuple(found))
+        return ByLayer((*found, ("", (self.default,))))
+
+    def _gradient(self, value: Any, where: str) -> tuple[float, ...]:
+        """The numbers from the first layer to the last: one, or several in a list."""
+        if not isinstance(value, list):
+            return (self.check(value, where),)
+        if not value:
+            raise InputError(f"{where} is an empty list", "it needs a value", f"Give numbers, {self.range}", where)
+        if any(isinstance(one, list | dict) for one in value):
+            why = "a list of values over the layers holds numbers"
+            raise InputError(f"{where} = {str(value)[:80]!r}", why, "Write them so: [0, 0.5, 1]", where)
+        return tuple(self.check(one, f"{where}.{index}") for index, one in enumerate(value))
 
     @property
     def range(self) -> str:
@@ -150,6 +153,7 @@ class MergeMethod:
     linear_only: bool = False  # works on linear weights; every other tensor is averaged with the same weights
     aliases: tuple[str, ...] = ()
     breaks: Mapping[str, str] = field(default_factory=dict)  # contract law -> why this method breaks it
+    ignores: Mapping[str, str] = field(default_factory=dict)  # a recipe may name it -> why it has no effect here
 
     def as_dict(self) -> dict[str, Any]:
         """The declaration in plain data."""
@@ -161,6 +165,7 @@ class MergeMethod:
             "needs": sorted(self.needs),
             "models": [self.minimum_models, self.maximum_models],
             "breaks": dict(self.breaks),
+            "ignores": dict(self.ignores),
             "parameters": {
                 parameter.name: {
                     "type": parameter.kind,
@@ -189,17 +194,18 @@ class MergeMethod:
     def bind(
         self, shared: Mapping[str, Any], per_model: Sequence[Mapping[str, Any]], places: Sequence[int] | None = None
     ) -> dict[str, Any]:
-        """Keyword arguments for `function` from the recipe's `parameters` and each model's own.
+        """The value of every parameter, from the recipe's `parameters` and each model's own; see `values_for`.
 
         A per-model parameter may stand in the shared block, as the value of every model that names none. `places`
         are the indexes of the models in the recipe, where some of them are left out here.
         """
         own = tuple(zip(places or range(len(per_model)), per_model, strict=True))
         for name in shared:
-            self.parameter(name, f"parameters.{name}")
+            if name not in self.ignores:
+                self.parameter(name, f"parameters.{name}")
         for index, values in own:
             for name in values:
-                if not self.parameter(name, f"models.{index}.parameters.{name}").per_model:
+                if name not in self.ignores and not self.parameter(name, f"models.{index}.parameters.{name}").per_model:
                     raise InputError(
                         f"{name} stands with model {index + 1}",
                         "it is one value for all models",
@@ -223,24 +229,29 @@ class MergeMethod:
         return bound
 
     def effective_weights(self, bound: Mapping[str, Any], models: int) -> tuple[float, ...]:
-        """The share of each model after normalisation: what the form shows beside the weights."""
-        weights = tuple(bound.get("weight") or (1.0,) * models)
+        """The share of each model after normalisation: what the form shows beside the weights.
+
+        A weight that differs from layer to layer counts as its mean.
+        """
+        named = bound.get("weight") or (1.0,) * models
+        weights = tuple(weight.mean if isinstance(weight, ByLayer) else weight for weight in named)
         return normalised(weights) if bound.get("normalize", True) else weights
 
-    @staticmethod
-    def values_for(bound: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """The keyword arguments for the tensor of that name."""
-        return {key: value.of(name) if isinstance(value, ByLayer) else value for key, value in bound.items()}
+    def values_for(self, bound: Mapping[str, Any], name: str, depth: float) -> dict[str, Any]:
+        """The keyword arguments of `function` for the tensor of that name at its depth, see `layers.depths`."""
+
+        def of(value: Any) -> Any:
+            if isinstance(value, tuple):
+                return tuple(of(one) for one in value)
+            return value.of(name, depth) if isinstance(value, ByLayer) else value
+
+        arguments = {parameter.name: parameter.argument or parameter.name for parameter in self.parameters}
+        return {arguments[key]: of(value) for key, value in bound.items()}
 
     def _check_weights(self, bound: Mapping[str, Any]) -> None:
         weights = bound.get("weight")
-        if weights and bound.get("normalize", True) and abs(sum(weights)) < 1e-12:
-            raise InputError(
-                "The weights sum to zero",
-                f"{', '.join(f'{weight:g}' for weight in weights)} cannot be turned into shares",
-                "Change one of them",
-                "parameters.weight",
-            )
+        if weights and bound.get("normalize", True) and not any(isinstance(weight, ByLayer) for weight in weights):
+            normalised(weights)
 
 
 METHODS: dict[str, MergeMethod] = {}
@@ -271,6 +282,7 @@ def merge_method(
     linear_only: bool = False,
     aliases: Sequence[str] = (),
     breaks: Mapping[str, str] | None = None,
+    ignores: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
     """Register a function as the merge method of its own name, and return it unchanged."""
 
@@ -293,6 +305,7 @@ def merge_method(
             linear_only=linear_only,
             aliases=tuple(aliases),
             breaks=breaks or {},
+            ignores=ignores or {},
         )
         taken = {known for other in METHODS.values() for known in (other.name, *other.aliases)}
         clash = taken & {method.name, *method.aliases}
@@ -313,7 +326,8 @@ def _parameters(function: Callable[..., Tensor]) -> Iterable[Parameter]:
         base, option = get_args(argument.annotation)[:2]
         kind = "choice" if option.choices else _kind(base)
         default = option.default if option.per_model else argument.default
-        yield Parameter(name, kind, default, option)  # type: ignore[arg-type]
+        plain = name.removesuffix("_")
+        yield Parameter(plain, kind, default, option, name if name != plain else "")  # type: ignore[arg-type]
 
 
 def _kind(annotation: Any) -> str:
@@ -341,8 +355,15 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 
 
 def normalised(weights: Sequence[float]) -> tuple[float, ...]:
-    """The weights divided by their sum."""
+    """The weights divided by their sum. Raises InputError when that is zero."""
     total = math.fsum(weights)
+    if abs(total) < 1e-12:
+        raise InputError(
+            "The weights sum to zero",
+            f"{', '.join(f'{weight:g}' for weight in weights)} cannot be turned into shares",
+            "Change one of them",
+            "parameters.weight",
+        )
     return tuple(weight / total for weight in weights)
 
 

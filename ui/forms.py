@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from merging.errors import InputError, Problem
-from merging.method import METHODS, ByLayer, MergeMethod, Parameter, find_method
+from merging.layers import ByLayer
+from merging.method import METHODS, MergeMethod, Parameter, find_method
 from merging.recipe import Recipe, distinctive, recipe_from_dict
 
 ROWS = 8  # models that the form has room for

@@ -191,15 +191,15 @@ def test_repo_ids(repo_id: str, valid: bool) -> None:
 
 
 def test_a_parameter_may_have_other_values_in_some_layers() -> None:
-    """As mergekit writes it; the first case that fits counts, the default stands behind the last."""
+    """As mergekit writes it; the first case that fits counts, the default stands behind where no case fits all."""
     cases = [{"filter": "attention", "value": 0.5}, {"filter": "*", "value": 0.9}]
     recipe = recipe_from_dict(PAIR | {"merge_method": "regmean", "parameters": {"alpha": cases}})
     alpha = recipe.bound()["alpha"]
-    values = [recipe.method.values_for({"alpha": alpha}, name)["alpha"] for name in ("a.attention.q", "a.mlp")]
-    assert values == [0.5, 0.9]
+    names = ("a.attention.q", "a.mlp")
+    assert [recipe.method.values_for({"alpha": alpha}, name, 0.0)["alpha"] for name in names] == [0.5, 0.9]
     few = recipe_from_dict(PAIR | {"merge_method": "regmean", "parameters": {"alpha": cases[:1]}}).bound()["alpha"]
-    assert few.of("a.mlp") == 1.0
-    assert str(alpha) == "0.5 in attention, else 0.9, else 1"
+    assert few.of("a.mlp", 0.5) == 1.0
+    assert (str(alpha), str(few)) == ("0.5 in attention, else 0.9", "0.5 in attention, else 1")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,11 @@ def test_a_parameter_may_have_other_values_in_some_layers() -> None:
     [
         ([{"filter": "attention", "value": 2}], "alpha = 2: it is out of range. Give a number between 0 and 1."),
         ([{"filters": "attention", "value": 1}], "parameters.alpha.0 = \"{'filters': 'attention', 'value': 1}\""),
-        ([0.5], "parameters.alpha.0 = '0.5': a value for some layers is written {filter: text, value: number}"),
+        ([0.5, {"value": 1}], "parameters.alpha.0 = '0.5': a value for some layers is written {filter: text, value"),
+        ([], "parameters.alpha is an empty list: it needs a value. Give numbers, between 0 and 1."),
+        ([0.5, 2], "alpha = 2: it is out of range. Give a number between 0 and 1."),
+        ([0.5, [1, 0]], "parameters.alpha = '[0.5, [1, 0]]': a list of values over the layers holds numbers"),
+        ([{"value": [0, "much"]}], "alpha = 'much': it is not a number. Give a number, between 0 and 1."),
     ],
 )
 def test_bad_values_for_layers_are_named(alpha: object, sentence: str) -> None:
