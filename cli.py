@@ -1,6 +1,6 @@
 """The shell's entrance: merge on this machine, or hand a recipe to the service's queue.
 
-Progress and prose go to stderr, the result (with --json one object) to stdout.
+Progress and prose go to stderr (with --progress json one object a line), the result (with --json one object) to stdout.
 Exit 0: done. 2: the input is at fault. 1: anything else. A traceback never reaches the user.
 """
 
@@ -13,10 +13,11 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from jobs.follow import follow
 from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress
 from merging.recipe import Calibration, ModelEntry, Recipe, recipe_from_yaml, valid_repo_id
@@ -24,15 +25,19 @@ from settings import Settings, parse_size
 
 if TYPE_CHECKING:
     from hub.client import Hub
+    from jobs.job import Job
     from jobs.preview import Preview
 
 for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
     os.environ.setdefault(name, "1")  # the libraries read it at import; `follow` shows our own bars
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-Result = TypeVar("Result")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe in YAML; - is standard input.")]
+ShowProgress = Annotated[
+    Literal["auto", "json", "none"],
+    typer.Option("--progress", help="On stderr: a bar or a line now and then; JSON lines among the prose; nothing."),
+]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the arithmetic runs.")]
 
 
@@ -149,6 +154,7 @@ def merge(
     threads: Annotated[int, typer.Option(min=0, help="0 is one per core.")] = 0,
     memory: Annotated[str, typer.Option(help="Memory budget, such as 4GB.")] = "2GB",
     check: Annotated[bool, typer.Option(help="Load the result with transformers and run it once.")] = True,
+    progress: ShowProgress = "auto",
     json_: Json = False,
 ) -> None:
     """Merge on this machine. An interrupted merge goes on when started again."""
@@ -159,7 +165,7 @@ def merge(
     budget = parse_size(memory)
     _refuse_other_folder(out)
     work = merge_here(hub_of_this_machine(), wish, out, device=device, threads=threads, memory=budget, check=check)
-    report = follow(work)
+    report = follow(work, progress)
     if json_:
         print(json.dumps(report.as_dict()))
     else:
@@ -213,6 +219,7 @@ def statistics(
         bool, typer.Option("--few-texts-are-fine", help="Publish also a Gram with fewer tokens than inputs.")
     ] = False,
     show: Annotated[bool, typer.Option(help="Collect nothing: say what statistics there are.")] = False,
+    progress: ShowProgress = "auto",
     json_: Json = False,
 ) -> None:
     """Collect a model's Gram or Fisher statistics, so that others can merge it without its data."""
@@ -254,7 +261,7 @@ def statistics(
         numbers=numbers,
         variant=variant,
     )
-    path = follow(collect_here(hub, kind, model, wish, target, device=device))
+    path = follow(collect_here(hub, kind, model, wish, target, device=device), progress)
     link = ""
     if place is not None:
         published = publish_here(hub, model, kind, path, private=private, place=place, few_texts=few_texts_are_fine)
@@ -288,6 +295,7 @@ def evaluate(
     text_column: Annotated[str | None, typer.Option(help="Column of the texts; guessed by default.")] = None,
     examples: Annotated[int, typer.Option(min=1)] = 1000,
     device: Device = "auto",
+    progress: ShowProgress = "auto",
     json_: Json = False,
 ) -> None:
     """Accuracy of classifiers on labelled text."""
@@ -297,7 +305,8 @@ def evaluate(
     if not data:
         raise InputError("No data", "a score needs labelled text", "Name it with --data", "data")
     wish = Calibration(data=data, text_column=text_column, examples=examples)
-    scores = follow(evaluate_here(hub_of_this_machine(), models, wish, label_column=label_column, device=device))
+    work = evaluate_here(hub_of_this_machine(), models, wish, label_column=label_column, device=device)
+    scores = follow(work, progress)
     if json_:
         print(
             json.dumps(
@@ -317,13 +326,14 @@ def push(
     folder: Annotated[Path, typer.Argument(help="A merged model, as `merge` wrote it.")],
     repo_id: Annotated[str, typer.Argument(help="owner/name of the new repo.")],
     private: Annotated[bool, typer.Option(help="Only you can see it; always so when a parent is restricted.")] = False,
+    progress: ShowProgress = "auto",
     json_: Json = False,
 ) -> None:
     """Publish a merged folder as a new repo."""
     from hub.client import hub_of_this_machine
     from jobs.push import push_here
 
-    pushed = follow(push_here(hub_of_this_machine(), folder, repo_id, private=private))
+    pushed = follow(push_here(hub_of_this_machine(), folder, repo_id, private=private), progress)
     if pushed.note:
         say(f"note: {pushed.note}")
     url, commit = pushed.published.url, pushed.published.commit
@@ -334,6 +344,7 @@ def push(
 def submit(
     recipe: RecipeFile,
     wait: Annotated[bool, typer.Option(help="End when the job has ended.")] = False,
+    progress: ShowProgress = "auto",
     json_: Json = False,
 ) -> None:
     """Hand a recipe to the queue. Prints the job's id, with --wait the link."""
@@ -345,13 +356,7 @@ def submit(
     if not wait:
         print(json.dumps(job.as_dict()) if json_ else job.id)
         return
-    stage = ""
-    while not job.ended:
-        time.sleep(1)
-        job = service.get(job.id, job.user)
-        if job.stage != stage:
-            stage = job.stage
-            say(f"  {stage}")
+    job = follow(_until_ended(service, job), progress)
     print(json.dumps(job.as_dict()) if json_ else job.url)
     if job.status != "done":
         raise MergeError(f"Job {job.id} {job.status}", job.error)
@@ -453,23 +458,18 @@ def _absolute(entry: ModelEntry, folder: Path) -> ModelEntry:
     return entry.model_copy(update=change)
 
 
-def follow(work: Generator[Progress, None, Result]) -> Result:
-    """Show the progress of some work on stderr and return its result."""
-    from rich.console import Console
-    from rich.progress import Progress as Bars
-
-    console = Console(stderr=True)
-    with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar, stage = None, ""
-        while True:
-            try:
-                progress = next(work)
-            except StopIteration as end:
-                return end.value  # type: ignore[no-any-return]
-            if bar is None or progress.stage != stage:
-                stage = progress.stage
-                bar = bars.add_task(stage, total=None)
-            bars.update(bar, completed=progress.done, total=progress.total or None)
+def _until_ended(service: Any, job: "Job") -> "Generator[Progress, None, Job]":
+    """Look at a job every second until it has ended; the names of its stages are said."""
+    stage = ""
+    while not job.ended:
+        time.sleep(1)
+        job = service.get(job.id, job.user)
+        if job.stage != stage:
+            stage = job.stage
+            say(f"  {stage}")
+        if job.progress is not None:
+            yield job.progress
+    return job
 
 
 def _service() -> Any:

@@ -51,8 +51,9 @@ class Progress:
         return ", ".join(parts)
 
     def as_dict(self) -> dict[str, Any]:
-        """The report as plain data."""
-        return asdict(self)
+        """The report as plain data, speed and time left no more exact than they are known."""
+        rounded = {name: value and round(value, 1) for name, value in (("speed", self.speed), ("left", self.left))}
+        return asdict(self) | rounded
 
 
 class Pace:

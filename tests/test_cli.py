@@ -192,6 +192,20 @@ def test_merge(shell: Shell) -> None:
     assert (done.stdout, "out is not empty" in done.stderr) == ("", True)
 
 
+def test_progress_in_json_lines(shell: Shell) -> None:
+    """On stderr, one object a line, in bytes done of bytes to do; stdout holds the result alone."""
+    words = ("merge", shell.recipe("./one", "./two"), "out", "--no-check", "--device", "cpu")
+    done = shell.run(*words, "--json", "--progress", "json")
+    assert json.loads(done.stdout)["method"] == "average"
+    told = [json.loads(line)["progress"] for line in done.stderr.splitlines() if line.startswith("{")]
+    assert {"pin", "merge"} <= {one["stage"] for one in told}
+    size = (shell.folder / "out" / "model.safetensors").stat().st_size
+    last = [one for one in told if (one["stage"], one["unit"]) == ("merge", "bytes")][-1]
+    assert (last["done"], last["total"]) == (size, size)
+    shutil.rmtree(shell.folder / "out")
+    assert not shell.run(*words, "--progress", "none").stderr.startswith("{")
+
+
 def test_a_work_folder_of_the_users_is_not_touched(shell: Shell) -> None:
     """OUT.work with something of the user's in it: refused, unchanged, also for another recipe."""
     mine = shell.folder / "out.work" / "jobs" / "merge" / "recipe.yaml"
