@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hub.client import Hub, safe_path
-from hub.repository import RemoteRepo, open_repo, weight_names
+from hub.repository import RemoteRepo, open_repo, read_config, weight_names
 from hub.statistics import (
     REFERENCE,
     FoundStatistics,
@@ -16,9 +16,11 @@ from hub.statistics import (
     published_statistics,
     read_statistics,
 )
+from merging.architecture import GENERIC, architecture_of
 from merging.checkpoint import open_parent
 from merging.errors import InputError, Problem
 from merging.recipe import valid_repo_id
+from merging.roles import Reads
 from merging.statistics import KINDS
 from merging.summary import Summary, summarise
 
@@ -33,6 +35,7 @@ class Look:
     weights: Mapping[str, str] = field(default_factory=dict)  # weight file -> SHA-256
     summaries: tuple[Summary, ...] = ()
     problems: tuple[Problem, ...] = ()  # files that cannot be used
+    reads: Reads = "text"  # what the model is fed with, as its config.json tells
 
 
 def look(hub: Hub, name: str, *, files_allowed: bool = False) -> Look:
@@ -73,7 +76,23 @@ def _look_at_model(hub: Hub, repo: RemoteRepo) -> Look:
                 problems += [Problem(p.what, p.why, p.fix, p.where, "warning") for p in found.problems]
             else:
                 summaries.append(_summary(found, weights))
-    return Look(repo.repo_id, repo.sha, repo.private or repo.gated, weights, tuple(summaries), tuple(problems))
+    return Look(
+        repo.repo_id,
+        repo.sha,
+        repo.private or repo.gated,
+        weights,
+        tuple(summaries),
+        tuple(problems),
+        _reads(hub, repo),
+    )
+
+
+def _reads(hub: Hub, repo: RemoteRepo) -> Reads:
+    """What the model is fed with; text where its config does not tell, which whoever uses the model is told."""
+    with suppress(InputError):
+        config = read_config(hub, repo)
+        return (architecture_of(config) or GENERIC).reads(config)
+    return "text"
 
 
 def _look_at_statistics(hub: Hub, repo: RemoteRepo, paths: list[str]) -> Look:

@@ -16,7 +16,7 @@ from merging.errors import InputError, Problem
 from merging.parent import Parent
 from merging.plan import disk_problem, make_plan
 from merging.recipe import recipe_from_dict
-from merging.variants import output_of
+from merging.variants import wish_problem
 from merging.wish import Place, StatisticsWish
 
 
@@ -79,10 +79,8 @@ def _kind_problems(parent: Parent, wish: StatisticsWish) -> list[Problem]:
     """What such a model cannot give, or cannot be given, as far as its config tells."""
     problems = []
     if "fisher" in wish.collect:
-        try:
-            output_of(parent.config)
-        except InputError as error:
-            problems.append(Problem(error.problem.what, error.problem.why, "Collect Gram matrices alone", "collect"))
+        problem = wish_problem(parent.config, wish.text, handed_over=wish.text_is_handed_over)
+        problems += [problem] if problem else []
     reads = (architecture_of(parent.config) or GENERIC).reads(parent.config)
     if wish.text_is_handed_over and reads != "text":
         why = {"pairs": "each example is a text and its target"}.get(reads, f"its examples are {reads}")

@@ -7,6 +7,11 @@ from typing import Any
 from merging.parent import StatisticsFact
 
 NAMES = {"gram": "Gram matrices (RegMean)", "fisher": "Fisher information"}
+VARIANTS = {
+    "exact": "exact, over all of the model's answers",
+    "sampled": "sampled, over answers drawn from the model",
+    "empirical": "empirical, of the true answers",
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Summary:
     max_length: str = ""
     seed: str = ""
     sha256: str = ""
+    variant: str = ""  # of a Fisher
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, with the facts as people read them."""
@@ -61,6 +67,8 @@ class Summary:
             facts["Fullness"] = f"{_few(self.fullness)} tokens for each input of the layer with the fewest"
         else:
             facts["Tensors"] = f"{self.layers}"
+            if self.variant in VARIANTS:
+                facts["Kind"] = VARIANTS[self.variant]
         facts["Size"] = f"{self.nbytes / 1e6:,.1f} MB" if self.nbytes >= 1e5 else f"{self.nbytes / 1e3:.1f} kB"
         return facts
 
@@ -106,6 +114,7 @@ def summarise(fact: StatisticsFact, metadata: Mapping[str, str], weights: Mappin
         max_length=metadata.get("max_length", "")[:20],
         seed=metadata.get("seed", "")[:20],
         sha256=fact.sha256,
+        variant=fact.variant,
         **texts,
     )
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from merging.architecture import GENERIC, architecture_of
 from merging.errors import InputError, Problem
 from merging.parent import Parent
-from merging.recipe import Recipe
+from merging.recipe import Calibration, Recipe
 
 Variant = Literal["exact", "sampled", "empirical"]
 Output = Literal["classes", "labels", "numbers", "token classes", "span", "next tokens", "tokens", "target tokens"]
@@ -81,6 +81,27 @@ def variant_of(output: Output, classes: int, wish: str = "auto") -> Variant:
         known = "there are exact, sampled and empirical"
         raise InputError(f"No variant {wish!r} of Fisher", known, "Name one of them", "variant")
     return wish  # type: ignore[return-value]
+
+
+def wish_problem(config: Mapping[str, Any], text: Calibration, *, handed_over: bool = False) -> Problem | None:
+    """Why a model of that config.json cannot have the Fisher that the wish for its text asks for, if so.
+
+    `where` is `collect` or a field of `text`. `handed_over` text is plain text, without any label.
+    """
+    try:
+        output = output_of(config)
+    except InputError as error:
+        return replace(error.problem, fix="Collect Gram matrices alone", where="collect")
+    try:
+        variant = variant_of(output, classes_of(config), text.variant)
+    except InputError as error:
+        return replace(error.problem, where="text.variant")
+    if variant == "empirical" and output in ("classes", "labels", "numbers") and not text.label_column:
+        what, why = "There are no labels", "an empirical Fisher is made of the true answers"
+        if handed_over:
+            return Problem(what, why, "Name a dataset of the Hub that has them, or choose another", "text.variant")
+        return Problem(what, why, "Name their column", "text.label_column")
+    return None
 
 
 def variant_problems(recipe: Recipe, parents: Sequence[Parent]) -> list[Problem]:

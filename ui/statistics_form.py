@@ -6,6 +6,7 @@ from typing import Any
 
 from jobs.text import pasted, uploaded
 from merging.errors import InputError, Problem
+from merging.roles import Reads
 from merging.wish import HANDED_OVER, StatisticsWish, statistics_wish
 from ui.forms import hub_id
 
@@ -13,6 +14,12 @@ Values = Mapping[str, Any]
 DATASET, UPLOAD, PASTE = "dataset", "upload", "paste"
 SOURCES = (("A dataset of the Hub", DATASET), ("A file of mine", UPLOAD), ("Text that I paste", PASTE))
 KINDS = (("Gram matrices, for RegMean", "gram"), ("Fisher information, for Fisher merging", "fisher"))
+VARIANTS = (
+    ("By the kind of model", "auto"),
+    ("Exact: all of its answers", "exact"),
+    ("Sampled: answers drawn from it", "sampled"),
+    ("Empirical: the true answers", "empirical"),
+)
 PLACES = (
     ("A repo of its own: owner/<model>-merge-statistics", "own"),
     ("Next to the model, in its repo", "model"),
@@ -35,7 +42,8 @@ def read_wish(values: Values) -> StatisticsWish:
         raise InputError("There is no text", "statistics are collected from it", fix[values["source"]], "text.data")
     text = {
         "data": hub_id(values["dataset"]) if values["source"] == DATASET else HANDED_OVER,
-        "text_column": (values["text_column"] or "").strip() or None if values["source"] == DATASET else None,
+        **(_columns(values) if values["source"] == DATASET else {}),
+        "variant": values["variant"] if "fisher" in values["collect"] else "auto",
         "examples": values["examples"],
         "max_length": values["max_length"],
         "seed": values["seed"] or 0,
@@ -49,6 +57,25 @@ def read_wish(values: Values) -> StatisticsWish:
             "private": bool(values["private"]),
         }
     )
+
+
+def shown_columns(values: Values, reads: Reads) -> dict[str, bool]:
+    """Which of the fields of columns mean something: `reads` is what the model is fed with."""
+    dataset, fisher = values["source"] == DATASET, "fisher" in values["collect"]
+    return {
+        "text_column": reads != "images",
+        "target_column": dataset and reads == "pairs",
+        "image_column": dataset and reads.startswith("images"),
+        "variant": fisher,
+        "label_column": dataset and fisher and values["variant"] == "empirical",
+    }
+
+
+def _columns(values: Values) -> dict[str, str | None]:
+    """The columns of a dataset that are named. Those that the model has no use for are not read."""
+    names = ["text_column", "target_column", "image_column"]
+    names += ["label_column"] if "fisher" in values["collect"] and values["variant"] == "empirical" else []
+    return {name: (values[name] or "").strip() or None for name in names}
 
 
 def read_text(values: Values) -> Sequence[str] | None:

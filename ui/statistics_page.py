@@ -12,6 +12,7 @@ from gradio.components import Component
 from hub.client import Hub
 from jobs.text import TEXT_LIMIT
 from merging.errors import InputError, MergeError, Problem
+from merging.roles import Reads
 from ui import browser, render, statistics_view
 from ui.desk import Desk, Turns
 from ui.forms import hub_id
@@ -26,13 +27,16 @@ from ui.statistics_form import (
     PLACES,
     SOURCES,
     UPLOAD,
+    VARIANTS,
     by_field,
     has_text,
     read_text,
     read_wish,
+    shown_columns,
 )
 
 Updates = dict[Any, Any]
+COLUMNS = ("text_column", "target_column", "image_column", "variant", "label_column")  # shown where they mean something
 ENDINGS = [".jsonl", ".csv", ".tsv", ".txt"]
 PRIVACY = (
     "Statistics are sums over all tokens of the text: with many more tokens than a layer has inputs they say "
@@ -106,6 +110,19 @@ class StatisticsPage:
         self.data_note = fragment(elem_id="data-note")
         with gr.Accordion("More", open=False):
             self.controls["text_column"] = gr.Textbox(label="Column of the texts", placeholder="by its name")
+            self.controls["target_column"] = gr.Textbox(
+                label="Column of the answers",
+                info="Without one the model writes its own",
+                placeholder="by its name",
+                visible=False,
+            )
+            self.controls["image_column"] = gr.Textbox(
+                label="Column of the images", placeholder="by its name", visible=False
+            )
+            self.controls["variant"] = gr.Dropdown(
+                list(VARIANTS), value="auto", label="Which Fisher", visible=False, elem_id="variant"
+            )
+            self.controls["label_column"] = gr.Textbox(label="Column of the labels", visible=False)
             with gr.Row():
                 self.controls["examples"] = gr.Number(600, label="Examples", precision=0, min_width=110)
                 self.controls["max_length"] = gr.Number(128, label="Longest, in tokens", precision=0, min_width=110)
@@ -127,6 +144,7 @@ class StatisticsPage:
         inputs: set[Any] = {self.turn, self.nonce, *self.controls.values()}
         notes = [self.model_note, self.data_note, self.place_note, self.note]
         shown: list[Any] = [self.preview, self.found, self.worker, *notes, *self.groups.values()]
+        shown += [self.controls[name] for name in COLUMNS]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         asked: dict[str, Any] = {"js": browser.COUNTED, "concurrency_limit": 8, **quiet}
         search = self.controls["model"]
@@ -166,6 +184,7 @@ class StatisticsPage:
 
     def _follows(self, values: dict[str, Any], hub: Hub) -> Updates:
         updates: Updates = {group: gr.Group(visible=name == values["source"]) for name, group in self.groups.items()}
+        updates |= self._columns(values, "text")
         updates[self.worker] = render.notice(NO_WORKER, "warning") if self._desk.worker_missing() else ""
         problems: list[Problem] = []
         updates |= {self.found: "", self.note: ""}
@@ -174,6 +193,7 @@ class StatisticsPage:
         try:
             look = self._desk.look(hub_id(values["model"]), hub)
             updates[self.found] = statistics_view.found(look, hub.url)
+            updates |= self._columns(values, look.reads)
             if not has_text(values):
                 words = "Name the text to collect from. What will happen then stands here."
                 return updates | {self.preview: statistics_view.preview_wait(words)} | self._notes([])
@@ -220,6 +240,11 @@ class StatisticsPage:
                 return statistics_view.found(self._desk.look(hub_id(model), hub, anew=True), hub.url)
             except MergeError:
                 return gr.skip()  # the view and the model's note say so
+
+    def _columns(self, values: dict[str, Any], reads: Reads) -> Updates:
+        """The fields of columns that mean something for such a model are there, the others are not."""
+        shown = shown_columns(values, reads)
+        return {self.controls[name]: gr.update(visible=visible) for name, visible in shown.items()}
 
     def _values(self, data: dict[Component, Any]) -> dict[str, Any]:
         return {name: data[control] for name, control in self.controls.items()}

@@ -136,3 +136,33 @@ def test_a_statistics_repo_can_be_looked_at(site: Any, page: Page) -> None:
         "Use it in a merge",
     ):
         expect(card).to_contain_text(words)
+
+
+def test_the_labels_of_an_empirical_fisher_are_asked_for(site: Any, page: Page, plain: str) -> None:
+    """The field is there when it means something, its name reaches the job, and a wrong one is said."""
+    api = HfApi(endpoint=site.hub.url, token=site.hub.add_token("ana"))
+    api.create_repo("ana/labelled", repo_type="dataset")
+    rows = "text,gold\n" + "".join(f"{line},{('no', 'yes')[n % 2]}\n" for n, line in enumerate(sentences(20)))
+    api.upload_file(
+        repo_id="ana/labelled", repo_type="dataset", path_or_fileobj=rows.encode(), path_in_repo="train.csv"
+    )
+    page.goto(f"{site.url}/statistics?model={plain}")
+    sign_in(page, "bea")
+    page.goto(f"{site.url}/statistics?model={plain}")
+    page.locator("#dataset textarea").fill("ana/labelled")
+    page.get_by_role("button", name="More").click()
+    expect(page.get_by_label("Which Fisher")).to_be_hidden()
+    page.get_by_role("checkbox", name="Fisher information").check()
+    page.get_by_role("checkbox", name="Gram matrices").uncheck()
+    page.get_by_label("Which Fisher").click()
+    expect(page.get_by_label("Column of the labels")).to_be_hidden()
+    page.get_by_role("option", name="Empirical").click()
+    sentence = "There are no labels: an empirical Fisher is made of the true answers. Name their column."
+    expect(page.locator("#data-note")).to_contain_text(sentence)
+    page.get_by_label("Column of the labels").fill("gold")
+    page.get_by_label("Column of the labels").press("Tab")
+    expect(page.locator("#preview")).to_contain_text("Ready to collect")
+    expect(page.get_by_label("Column of the answers")).to_be_hidden()
+    page.locator("#collect").click()
+    expect(page.locator("#job a.mm-big")).to_be_visible(timeout=150_000)
+    expect(page.locator("#job .mm-statistics")).to_contain_text("empirical, of the true answers")

@@ -81,6 +81,13 @@ def test_a_file_and_a_folder_of_this_machine_are_for_the_command_line(
         look(nobody, str(path))
 
 
+@pytest.mark.parametrize(("kind", "reads"), [("bert", "text"), ("t5", "pairs"), ("vit", "images")])
+def test_what_a_model_reads_is_told_by_its_config(ann: Hub, put: Put, tiny: Models, kind: str, reads: str) -> None:
+    """The page asks for the columns that such a model needs."""
+    put(ann, "ann/a", tiny(0, kind=kind, labels=None if kind == "t5" else ("no", "yes")))
+    assert look(ann, "ann/a").reads == reads
+
+
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [

@@ -242,10 +242,10 @@ def test_a_sign_in_that_ran_out_keeps_the_statistics(scene: Scene) -> None:
     assert len(scene.ann.api.list_repo_commits("ann/m-merge-statistics")) == 2
 
 
-def refusals(scene: Scene, **changes: Any) -> Iterator[tuple[str, str]]:
+def refusals(scene: Scene, texts: list[str] | None = None, **changes: Any) -> Iterator[tuple[str, str]]:
     """The sentences of a refused submission, each with its field."""
     with pytest.raises(InputError) as error:
-        scene.service.submit_statistics(scene.wish(**changes), scene.ann)
+        scene.service.submit_statistics(scene.wish(**changes), scene.ann, texts=texts)
     return ((str(problem), problem.where) for problem in error.value.problems)
 
 
@@ -274,6 +274,14 @@ def test_bad_wishes_are_refused_before_anything_is_queued(scene: Scene) -> None:
         "No Fisher for BertModel: it has no head: it gives vectors, and a Fisher is made of probabilities. "
         "Collect Gram matrices alone."
     )
+    gold = {"data": "ann/texts", "variant": "empirical"}
+    assert dict(refusals(scene, text=gold)) == {
+        "There are no labels: an empirical Fisher is made of the true answers. Name their column.": "text.label_column"
+    }
+    assert dict(refusals(scene, text=gold | {"data": HANDED_OVER}, texts=["one"])) == {
+        "There are no labels: an empirical Fisher is made of the true answers. "
+        "Name a dataset of the Hub that has them, or choose another.": "text.variant"
+    }
     job = scene.service.submit_statistics(scene.wish(), scene.ann)
     assert dict(refusals(scene)) == {
         f"A job of yours is making ann/m-merge-statistics already: job {job.id} is waiting. "

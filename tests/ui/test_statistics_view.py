@@ -12,7 +12,7 @@ from merging.recipe import recipe_from_link
 from merging.summary import Summary
 from merging.wish import HANDED_OVER, statistics_wish
 from ui import statistics_view
-from ui.statistics_form import by_field, read_text, read_wish
+from ui.statistics_form import by_field, read_text, read_wish, shown_columns
 
 HUB = "https://hub.example"
 SUMMARY = Summary(
@@ -38,6 +38,10 @@ VALUES: dict[str, Any] = {
     "upload": None,
     "paste": "one\ntwo",
     "text_column": "",
+    "target_column": "",
+    "image_column": "",
+    "variant": "auto",
+    "label_column": "",
     "examples": 600,
     "max_length": 128,
     "seed": 0,
@@ -120,6 +124,40 @@ def test_the_form_is_a_wish_and_a_text() -> None:
     named = VALUES | {"source": "dataset", "dataset": "ann/texts:train", "text_column": "body"}
     assert (read_wish(named).text.data, read_wish(named).text.text_column) == ("ann/texts:train", "body")
     assert read_text(named) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "reads", "shown"),
+    [
+        ({}, "text", {"text_column"}),
+        ({}, "images", set()),
+        ({"source": "dataset"}, "pairs", {"text_column", "target_column"}),
+        ({"source": "dataset"}, "images", {"image_column"}),
+        ({"source": "dataset"}, "images and text", {"text_column", "image_column"}),
+        ({"collect": ["fisher"], "variant": "empirical"}, "text", {"text_column", "variant"}),
+        (
+            {"collect": ["gram", "fisher"], "variant": "empirical", "source": "dataset"},
+            "text",
+            {"text_column", "variant", "label_column"},
+        ),
+    ],
+)
+def test_only_columns_that_mean_something_are_asked_for(changes: dict[str, Any], reads: Any, shown: set[str]) -> None:
+    """A text that is handed over has one column; labels are of an empirical Fisher alone."""
+    assert {name for name, visible in shown_columns(VALUES | changes, reads).items() if visible} == shown
+
+
+def test_columns_and_variant_are_part_of_the_wish() -> None:
+    """Of a dataset; a Gram alone has neither variant nor labels, a text that is handed over no columns."""
+    columns = {"target_column": " answer ", "image_column": "photo", "label_column": "gold", "variant": "empirical"}
+    named = VALUES | columns | {"source": "dataset", "dataset": "ann/texts", "collect": ["fisher"]}
+    text = read_wish(named).text
+    assert (text.target_column, text.image_column, text.label_column) == ("answer", "photo", "gold")
+    assert text.variant == "empirical"
+    gram = read_wish(named | {"collect": ["gram"]}).text
+    assert (gram.variant, gram.label_column) == ("auto", None)
+    pasted = read_wish(named | {"source": "paste"}).text
+    assert (pasted.variant, pasted.label_column, pasted.target_column) == ("empirical", None, None)
 
 
 @pytest.mark.parametrize(
