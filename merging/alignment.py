@@ -33,6 +33,13 @@ class AlignedSource:
         """See `TensorSource.read`."""
         return reordered(self.source, self.names[name], self.rows.get(name), start, stop)
 
+    def fill(self, name: str, start: int, out: Tensor) -> None:
+        """See `TensorSource.fill`."""
+        if name in self.rows:
+            out.copy_(self.read(name, start, start + out.numel()))
+        else:
+            self.source.fill(self.names[name], start, out)
+
 
 def reordered(
     source: TensorSource, disk: str, rows: Sequence[int] | None, start: int = 0, stop: int | None = None

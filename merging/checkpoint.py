@@ -135,12 +135,15 @@ class SafetensorsFile:
         spec = self.header.specs[name]
         stop = spec.numel if stop is None else min(stop, spec.numel)
         tensor = torch.empty(max(0, stop - start), dtype=spec.dtype)
-        if tensor.numel():
-            self._fill(tensor, self.header.offsets[name] + start * spec.dtype.itemsize)
+        self.fill(name, start, tensor)
         return tensor
 
-    def _fill(self, tensor: Tensor, offset: int) -> None:
-        view = memoryview(tensor.view(torch.uint8).numpy())  # type: ignore[arg-type]
+    def fill(self, name: str, start: int, out: Tensor) -> None:
+        """See `TensorSource.fill`."""
+        if not out.numel():
+            return
+        offset = self.header.offsets[name] + start * out.dtype.itemsize
+        view = memoryview(out.view(torch.uint8).numpy())  # type: ignore[arg-type]
         while view:
             count = os.preadv(self._descriptor, [view], offset)
             if count == 0:
@@ -172,6 +175,10 @@ class Checkpoint:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """See `TensorSource.read`."""
         return self._where[name].read(name.rpartition("/")[2], start, stop)
+
+    def fill(self, name: str, start: int, out: Tensor) -> None:
+        """See `TensorSource.fill`."""
+        self._where[name].fill(name.rpartition("/")[2], start, out)
 
     def close(self) -> None:
         """Give the descriptors back."""
@@ -355,7 +362,8 @@ class ShardWriter:
         self._partial = path.with_name(path.name + ".partial")
         header, self._offsets, self.size = layout(specs, metadata)
         self._specs = {spec.name: spec for spec in specs}
-        self._descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o644)  # old pages are used again
+        os.ftruncate(self._descriptor, self.size)
         os.posix_fallocate(self._descriptor, 0, self.size)
         os.pwrite(self._descriptor, header, 0)
         self._lock = threading.Lock()
@@ -374,6 +382,11 @@ class ShardWriter:
         while view:
             count = os.pwrite(self._descriptor, view, offset)
             view, offset = view[count:], offset + count
+
+    def forget(self, nbytes: int) -> None:
+        """Bytes that will be written once more."""
+        with self._lock:
+            self._left += nbytes
 
     def finish(self) -> None:
         """Sync and rename; raises when a byte was never written or written twice."""

@@ -20,12 +20,12 @@ from merging.compatibility import compatibility_problems, covered_architecture
 from merging.errors import InputError, Problem
 from merging.expectation import expectation
 from merging.heads import Arrangement, HeadRule, arrange
-from merging.method import MergeMethod
+from merging.layers import depths
 from merging.modules import CHAT_FILES, MODULES_FILE, PICTURE_FILES, SENTENCE_FILES
 from merging.parent import Parent
 from merging.recipe import Recipe
 from merging.recipe_problems import recipe_problems
-from merging.roles import LINEAR, Architecture, Role
+from merging.roles import LINEAR, Architecture, Role, inputs_of
 from merging.sides import side_problems
 from merging.tensors import MERGED_DTYPES, TensorSpec
 
@@ -135,6 +135,11 @@ class Plan:
         return {step.name: step.reason for step in self.steps if step.reason}
 
     @cached_property
+    def depths(self) -> dict[str, float]:
+        """Tensor -> where it stands between the first layer and the last, see `layers.depths`."""
+        return depths(step.name for step in self.steps)
+
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of every step, place and file: equal for equal work."""
         work = [
@@ -219,6 +224,33 @@ def disk_problem(plan: Plan, free: int) -> Problem | None:
         "Not enough disk",
         f"this merge needs {_gigabytes(plan.disk_bytes)} and {_gigabytes(free)} are free",
         "Free some space, or merge smaller models",
+    )
+
+
+def solve_bytes(step: Step) -> tuple[int, int]:
+    """Bytes of memory that the solve of a linear layer takes at least, and those of one more Gram matrix kept beside.
+
+    The sum of the Grams, factored in place, is float64; one Gram at a time is float32 (see `methods.regmean`).
+    """
+    width = inputs_of(step.role.kind, step.spec.shape)
+    return 12 * width**2 + 8 * 512 * width, 4 * width**2
+
+
+def memory_problem(plan: Plan, memory: int) -> Problem | None:
+    """The problem of a budget of `memory` bytes in which the widest layer cannot be solved."""
+    solved = [step for step in plan.steps if step.action == "merge" and "gram" in plan.recipe.method.needs]
+    if not solved:
+        return None
+    widest = max(solved, key=lambda step: solve_bytes(step)[0])
+    needed = solve_bytes(widest)[0] * 4 // 3  # beside the blocks of the weights, see `Work`
+    if needed <= memory:
+        return None
+    width = inputs_of(widest.role.kind, widest.spec.shape)
+    return Problem(
+        "Not enough memory",
+        f"{widest.name} has {width:,} inputs: its solve needs {_gigabytes(needed)}, {_gigabytes(memory)} are allowed",
+        f"Allow {-(-needed // 10**9)} GB (--memory, MERGE_MEMORY), or use average",
+        "memory",
     )
 
 
@@ -387,8 +419,8 @@ def _no_average(plan: Plan) -> list[Problem]:
     if weights is None or plan.recipe.method.name == "average":
         return []
     for step in plan.steps:
-        own = [MergeMethod.values_for({"weight": weights[index]}, step.name)["weight"] for index in step.inputs]
-        if step.action == "average" and abs(sum(own)) < 1e-12:
+        here = plan.recipe.method.values_for({"weight": weights}, step.name, plan.depths[step.name])["weight"]
+        if step.action == "average" and abs(sum(here[index] for index in step.inputs)) < 1e-12:
             what, why = f"{step.name} is averaged, and its weights sum to zero", step.reason
             return [Problem(what, why, "Change one of the weights", "parameters.weight")]
     return []

@@ -85,13 +85,18 @@ class Statistics:
         """See `TensorSource.read`: Fisher values by disk name, packed Gram triangles by Gram key."""
         return self._file.read(name, start, stop)
 
+    def fill(self, name: str, start: int, out: Tensor) -> None:
+        """See `TensorSource.fill`."""
+        self._file.fill(name, start, out)
+
     def gram_key(self, name: str) -> str | None:
         """The key of the Gram of that weight: equal keys, equal Grams. None when it has none."""
         return self._aliases.get(name)
 
     def gram(self, name: str) -> Tensor:
         """G of the weight of that disk name, (in, in) float32, symmetric. KeyError when it has none."""
-        return unpack_triangle(self.read(self._aliases[name]).float(), self.fact.keys[name])
+        key = self._aliases[name]
+        return unpack_triangle(lambda start, stop: self.read(key, start, stop), self.fact.keys[name])
 
     def moments(self, name: str) -> tuple[int, float, float]:
         """Number of values of a Fisher tensor, their sum, and the sum of their squares."""
@@ -243,18 +248,21 @@ def pack_triangle(matrix: Tensor) -> Tensor:
     return packed
 
 
-def unpack_triangle(packed: Tensor, n: int) -> Tensor:
-    """The symmetric (n, n) matrix of a packed upper triangle, in its dtype, on the CPU. No index tensors."""
-    if packed.numel() != triangle_length(n):
-        raise ValueError(f"{packed.numel()} values are not the triangle of a {n} x {n} matrix")
-    full = torch.empty(n, n, dtype=packed.dtype)
-    source, target, begin = packed.numpy(), full.numpy(), 0
-    for row in range(n):
-        target[row, row:] = source[begin : begin + n - row]
-        begin += n - row
+def unpack_triangle(read: Callable[[int, int], Tensor], n: int) -> Tensor:
+    """The symmetric (n, n) float32 matrix of a packed upper triangle, on the CPU; `read` gives its values [start:stop].
+
+    Beside the matrix only some rows of the triangle are in memory. No index tensors.
+    """
+    full = torch.empty(n, n)
     block = 256  # a square of float32 that fits a core's cache
     for top in range(0, n, block):
         stop = min(top + block, n)
+        begin = top * n - top * (top - 1) // 2  # of row `top` in the triangle
+        packed = read(begin, begin + triangle_length(n - top) - triangle_length(n - stop)).float()
+        source, target, begin = packed.numpy(), full.numpy(), 0
+        for row in range(top, stop):
+            target[row, row:] = source[begin : begin + n - row]
+            begin += n - row
         corner = full[top:stop, top:stop]
         corner.copy_(corner.triu() + corner.triu(1).T)
         full[stop:, top:stop] = full[top:stop, stop:].T

@@ -5,7 +5,8 @@ A checkpoint on disk, the headers of a remote checkpoint, a statistics file and 
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol, TypeVar
@@ -70,6 +71,10 @@ class TensorSource(Protocol):
         """
         ...
 
+    def fill(self, name: str, start: int, out: Tensor) -> None:
+        """Read as many values from `start` on as `out` holds, into it: 1-D, contiguous, the tensor's own dtype."""
+        ...
+
 
 class MemorySource:
     """Tensors that are in memory: for tests, notebooks and small results."""
@@ -84,6 +89,10 @@ class MemorySource:
         """See `TensorSource.read`."""
         return self._tensors[name].reshape(-1)[start:stop]
 
+    def fill(self, name: str, start: int, out: Tensor) -> None:
+        """See `TensorSource.fill`."""
+        out.copy_(self.read(name, start, start + out.numel()))
+
 
 class HeaderSource:
     """Headers alone: everything is known but the values, and `read` refuses."""
@@ -94,6 +103,10 @@ class HeaderSource:
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """Always raises: a plan must not touch weights."""
         raise RuntimeError(f"{name}: only the header of this checkpoint is here, its values are not")
+
+    def fill(self, name: str, start: int, out: Tensor) -> None:
+        """Always raises, like `read`."""
+        self.read(name)
 
 
 @dataclass(frozen=True)
@@ -109,14 +122,14 @@ class TensorGroup:
     name: str
     tensors: tuple[Tensor, ...]  # one a model, same shape, float32 (float64 when the inputs are)
     base: Tensor | None = None  # same shape, when the method needs "base"
-    grams: tuple[Tensor, ...] | None = None  # (in, in) a model, mean of x xᵀ per real token, when it needs "gram"
+    grams: Sequence[Tensor] | None = None  # (in, in) a model, mean of x xᵀ per real token, when it needs "gram"
     fishers: tuple[Tensor, ...] | None = None  # same shape as the tensors, when it needs "fisher"
     moments: "tuple[FisherMoments, ...] | None" = None  # of the whole Fisher file and of this tensor
     models: tuple[str, ...] = ()  # their names, which set the random values of `uniform` apart
     start: int = 0  # index of the first value of this block in the flattened tensor
     size: int = -1  # values of the whole tensor; -1 when the block is the tensor
     seed: int = 0  # of the recipe
-    shared: dict[str, Any] = field(default_factory=dict)  # lives as long as the Gram (or the tensor) does
+    shared: "Shared" = field(default_factory=lambda: Shared())  # lives as long as the Gram (or the tensor) does
     again: "Callable[[], Iterator[TensorGroup]] | None" = None  # see `blocks`
     buffer: Callable[[], Tensor] | None = None  # see `empty`
 
@@ -136,23 +149,35 @@ class TensorGroup:
         """
         who = self.models[model] if self.models else str(model)
         digest = hashlib.sha256(f"{self.seed}:{who}:{self.name}".encode()).digest()
-        bits = np.random.PCG64DXSM(int.from_bytes(digest[:16], "little"))
-        ahead, odd = divmod(self.start, 2)  # one 64-bit draw makes two float32 values
-        drawn = np.random.Generator(bits.advance(ahead)).random(self.tensors[0].numel() + odd, dtype=np.float32)
-        return torch.from_numpy(drawn[odd:]).reshape(self.tensors[0].shape).to(self.tensors[0].device)
+        source = np.random.PCG64DXSM(int.from_bytes(digest[:16], "little"))
+        ahead, odd = divmod(self.start, 2)  # one 64-bit draw makes two values
+        count = self.tensors[0].numel()
+        drawn = source.advance(ahead).random_raw((count + odd + 1) // 2).view(np.int32)[odd : odd + count]
+        bits = torch.from_numpy(drawn).bitwise_and_((1 << 23) - 1).bitwise_or_(0x3F800000)  # of a float32 in [1, 2)
+        return bits.view(torch.float32).sub_(1).reshape(self.tensors[0].shape).to(self.tensors[0].device)
 
     def once(self, key: str, make: Callable[[], T]) -> T:
-        """`make()`, computed once for all blocks and all matrices that share these statistics."""
-        if key not in self.shared:
-            self.shared[key] = make()
-        value: T = self.shared[key]
+        """`make()`, computed once for all blocks, all threads, and all matrices that share these statistics."""
+        with self.shared.lock:
+            if key not in self.shared.values:
+                self.shared.values[key] = make()
+            value: T = self.shared.values[key]
         return value
 
     def note(self, text: str) -> None:
         """Something that the report should say of this tensor."""
-        notes = self.shared.setdefault("notes", [])
-        if text not in notes:
-            notes.append(text)
+        with self.shared.lock:
+            if text not in self.shared.notes:
+                self.shared.notes.append(text)
+
+
+@dataclass
+class Shared:
+    """What the blocks of a tensor, or the matrices that share their statistics, have computed together."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    lock: Any = field(default_factory=threading.RLock, repr=False)
 
 
 @dataclass(frozen=True)

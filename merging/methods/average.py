@@ -2,6 +2,7 @@
 
 from typing import Annotated
 
+import torch
 from torch import Tensor
 
 from merging.method import Option, Weights, merge_method, normalised, weights_of
@@ -27,7 +28,7 @@ def average(
     weights = weights_of(group, weight)
     if normalize:
         weights = normalised(weights)
-    merged = group.tensors[0] * weights[0]
+    merged = torch.mul(group.tensors[0], weights[0], out=group.empty())
     for tensor, share in zip(group.tensors[1:], weights[1:], strict=True):
         merged.add_(tensor, alpha=share)
     return merged

@@ -1,5 +1,6 @@
 """RegMean: every linear layer solved in closed form from the inner products of its inputs."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -7,6 +8,8 @@ from torch import Tensor
 
 from merging.method import Option, Shares, merge_method, normalised, weights_of
 from merging.tensors import TensorGroup
+
+ROWS = 512  # of a Gram matrix that are float64 at a time
 
 
 @merge_method(
@@ -49,49 +52,68 @@ def regmean(
     model ever saw.
     """
     assert group.grams is not None, "regmean needs Gram matrices"
-    weights = normalised(weights_of(group, weight))
-    tensors = [tensor.double() for tensor in group.tensors]  # (out, in)
-    shrunk, solver = f"shrunk by {alpha}", f"factor of {alpha} and {ridge}"
-    grams = group.once(shrunk, lambda: [_shrink(gram.double(), alpha) for gram in group.grams or ()])  # (in, in)
-    factor, remarks = group.once(solver, lambda: _factor(weights, grams, ridge))  # (in, in)
+    grams, weights = group.grams, normalised(weights_of(group, weight))
+    factor, remarks = group.once(f"factor of {alpha} and {ridge}", lambda: _factor(weights, grams, alpha, ridge))
     for remark in remarks:
         group.note(f"{group.name}: {remark}")
-    mean = torch.zeros_like(tensors[0])
-    for tensor, share in zip(tensors, weights, strict=True):
+    mean = torch.zeros_like(group.tensors[0], dtype=torch.float64)  # (out, in), like all below
+    for tensor, share in zip(group.tensors, weights, strict=True):
         mean.add_(tensor, alpha=share)
     pull = torch.zeros_like(mean)  # Σ wᵢ (Wᵢ − W̄) G̃ᵢ
-    for tensor, gram, share in zip(tensors, grams, weights, strict=True):
-        pull.addmm_(tensor - mean, gram, alpha=share)
-    return mean.add_(torch.cholesky_solve(pull.T, factor).T).to(group.tensors[0].dtype)
+    for index, (tensor, share) in enumerate(zip(group.tensors, weights, strict=True)):
+        _add_product(pull, tensor - mean, grams[index], alpha, share)
+    change = pull.T  # (in, out), in place from here on
+    torch.linalg.solve_triangular(factor, change, upper=False, out=change)
+    torch.linalg.solve_triangular(factor.mT, change, upper=True, out=change)
+    return mean.add_(change.T).to(group.tensors[0].dtype)
 
 
-def _shrink(gram: Tensor, alpha: float) -> Tensor:
-    """G̃ = αG + (1−α)·diag(G)."""
-    shrunk = gram * alpha
-    shrunk.diagonal().copy_(gram.diagonal())
-    return shrunk
+def _add_product(target: Tensor, delta: Tensor, gram: Tensor, alpha: float, share: float) -> None:
+    """target += share · delta · G̃ with G̃ = αG + (1−α)·diag(G), without a float64 copy of G."""
+    for start in range(0, len(gram), ROWS):
+        rows = gram[start : start + ROWS].double()
+        target.addmm_(delta[:, start : start + ROWS], rows, alpha=share * alpha)
+    if alpha != 1.0:
+        target.addcmul_(delta, gram.diagonal().double(), value=share * (1 - alpha))
 
 
-def _factor(weights: tuple[float, ...], grams: list[Tensor], ridge: float) -> tuple[Tensor, tuple[str, ...]]:
+def _sum(weights: tuple[float, ...], grams: Sequence[Tensor], alpha: float) -> Tensor:
+    """S = Σ wᵢ G̃ᵢ, (in, in) float64, stored by columns as LAPACK wants it."""
+    total = torch.zeros_like(grams[0], dtype=torch.float64)
+    for index, share in enumerate(weights):
+        gram = grams[index]
+        for start in range(0, len(gram), ROWS):  # torch would make a float64 copy of the whole of it
+            total[start : start + ROWS].add_(gram[start : start + ROWS], alpha=share)
+        del gram  # before the next one is read: one at a time is in memory where they are read on demand
+    seen = total.diagonal().clone()
+    if alpha != 1.0:
+        total.mul_(alpha)
+        total.diagonal().copy_(seen)
+    return total.T
+
+
+def _factor(
+    weights: tuple[float, ...], grams: Sequence[Tensor], alpha: float, ridge: float
+) -> tuple[Tensor, tuple[str, ...]]:
     """Cholesky factor of S + λI; λ grows tenfold until it succeeds. The texts say what a reader should know of S."""
-    total = torch.zeros_like(grams[0])
-    for gram, share in zip(grams, weights, strict=True):
-        total.add_(gram, alpha=share)
-    seen = total.diagonal()
+    total = _sum(weights, grams, alpha)
+    seen = total.diagonal().clone()
     scale = float(seen.mean())
     if scale <= 0.0:
         eye = torch.eye(len(total), dtype=total.dtype, device=total.device)
         return eye, ("no input was ever seen, averaged",)
     unseen = int((seen == 0).sum())
     remarks = [f"{unseen} of {len(total)} inputs were never seen, averaged there"] if unseen else []
-    strength = ridge * scale
+    strength, info = ridge * scale, torch.empty((), dtype=torch.int32, device=total.device)
     for attempt in range(12):
-        jittered = total.clone()
-        jittered.diagonal().add_(strength)
-        factor, info = torch.linalg.cholesky_ex(jittered)
+        if attempt:  # the failed factorisation overwrote it
+            del total
+            total = _sum(weights, grams, alpha)
+        total.diagonal().copy_(seen + strength)
+        torch.linalg.cholesky_ex(total, out=(total, info))  # in place: a wide layer's S has gigabytes
         if int(info) == 0:
             if attempt:
                 remarks.append(f"the ridge was raised to {strength / scale:.0e} of the mean diagonal")
-            return factor, tuple(remarks)
+            return total, tuple(remarks)
         strength = max(strength * 10, 1e-12 * scale)
     raise ArithmeticError("the Gram matrices have no positive definite sum")

@@ -117,7 +117,7 @@ def test_a_raised_ridge_is_noted() -> None:
     grams = (torch.diag(torch.tensor([1.0, 0.0])).double(), torch.diag(torch.tensor([2.0, 0.0])).double())
     group = TensorGroup(name="w", tensors=(W1, W2), grams=grams)
     regmean(group, ridge=0.0)
-    assert group.shared["notes"] == [
+    assert group.shared.notes == [
         "w: 1 of 2 inputs were never seen, averaged there",
         "w: the ridge was raised to 1e-12 of the mean diagonal",
     ]
