@@ -7,20 +7,20 @@ Exit 0: done. 2: the input is at fault. 1: anything else. A traceback never reac
 import json
 import os
 import shutil
-import sys
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import replace
-from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from jobs.follow import follow
+from jobs.recipe_file import read_recipe
+from jobs.shell import command_of, say
 from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress
-from merging.recipe import Calibration, ModelEntry, Recipe, recipe_from_yaml, valid_repo_id
+from merging.recipe import Calibration, ModelEntry, Recipe
 from settings import Settings, parse_size
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ for name in ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"
     os.environ.setdefault(name, "1")  # the libraries read it at import; `follow` shows our own bars
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+command = command_of(app)
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe in YAML; - is standard input.")]
 ShowProgress = Annotated[
@@ -39,45 +40,6 @@ ShowProgress = Annotated[
     typer.Option("--progress", help="On stderr: a bar or a line now and then; JSON lines among the prose; nothing."),
 ]
 Device = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where the arithmetic runs.")]
-
-
-def say(*words: object, sep: str = " ") -> None:
-    """Prose goes to stderr."""
-    print(*words, sep=sep, file=sys.stderr, flush=True)
-
-
-def _notes(error: BaseException) -> Iterable[str]:
-    """What was added to an error on its way."""
-    return getattr(error, "__notes__", ())
-
-
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """A command whose errors are sentences and exit codes."""
-
-    @app.command(name=function.__name__.replace("_", "-"))
-    @wraps(function)
-    def run(*args: Any, **options: Any) -> None:
-        try:
-            function(*args, **options)
-        except InputError as error:
-            say(*(f"error: {problem}" for problem in error.problems), *_notes(error), sep="\n")
-            raise typer.Exit(2) from None
-        except MergeError as error:
-            say(f"error: {error}", *_notes(error), sep="\n")
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt as error:
-            say("Stopped.", *_notes(error), sep="\n")
-            raise typer.Exit(1) from None
-        except (typer.Exit, typer.BadParameter):
-            raise
-        except Exception as error:
-            if os.environ.get("MERGE_DEBUG"):
-                raise
-            first = (str(error).splitlines() or [""])[0]
-            say(f"error: {type(error).__name__}: {first} (set MERGE_DEBUG=1 to see where)", *_notes(error), sep="\n")
-            raise typer.Exit(1) from None
-
-    return run
 
 
 @command
@@ -264,7 +226,8 @@ def statistics(
     path = follow(collect_here(hub, kind, model, wish, target, device=device), progress)
     link = ""
     if place is not None:
-        published = publish_here(hub, model, kind, path, private=private, place=place, few_texts=few_texts_are_fine)
+        sent = publish_here(hub, model, kind, path, private=private, place=place, few_texts=few_texts_are_fine)
+        published = follow(sent, progress)
         link = published.url if place == "pull-request" else f"{published.repo_id}@{published.commit}"
     print(json.dumps({"path": str(path), "published": link}) if json_ else link or path)
 
@@ -399,63 +362,6 @@ def demo(once: Annotated[bool, typer.Option(help="End after the link.")] = False
     from demo.__main__ import run_demo
 
     raise typer.Exit(run_demo(once=once))
-
-
-def read_recipe(path: Path) -> Recipe:
-    """The recipe in a file or in standard input; folders and files in it are relative to the file."""
-    recipe = recipe_from_yaml(_text_of(path))
-    base = ModelEntry(model=recipe.base_model) if recipe.base_model else None
-    places = [*((entry, f"models.{index}.model") for index, entry in enumerate(recipe.models)), (base, "base_model")]
-    for entry, where in places:
-        if entry is not None and not entry.is_folder and (path.parent / entry.model).is_dir():
-            _hint_at_folder(entry.model, where)
-    models = tuple(_absolute(entry, path.parent) for entry in recipe.models)
-    base_model = _absolute(base, path.parent).model if base else None
-    return recipe.model_copy(update={"models": models, "base_model": base_model}).without_base_among_models()
-
-
-def _text_of(path: Path) -> str:
-    """The text of a recipe file. Raises InputError with its path."""
-    name = "The standard input" if str(path) == "-" else str(path)
-    try:
-        text = (sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()).decode()
-    except IsADirectoryError:
-        raise InputError(f"{name} is a folder", "a recipe is a YAML file", "Name the file in it", "recipe") from None
-    except FileNotFoundError:
-        raise InputError(f"{name} cannot be read", "there is no such file", "Check the path", "recipe") from None
-    except OSError as error:
-        why = (error.strerror or type(error).__name__).lower()
-        raise InputError(f"{name} cannot be read", why, "Check the path", "recipe") from None
-    except UnicodeDecodeError:
-        why = "it is not text in UTF-8"
-        raise InputError(f"{name} is no recipe", why, "Name a YAML file, or save it as UTF-8", "recipe") from None
-    if not text.strip():
-        raise InputError(f"{name} is empty", "", "Begin with `merge_method:` and `models:`", "recipe")
-    return text
-
-
-def _hint_at_folder(name: str, where: str) -> None:
-    """A folder that is written like a model of the Hub: refused where it can be none, else a word about it."""
-    if not valid_repo_id(name):
-        raise InputError(f"{name} is a folder", "a name without ./ is a model of the Hub", f"Write ./{name}", where)
-    say(f"note: {name} is taken as a model of the Hub; for the folder of that name write ./{name}")
-
-
-def _absolute(entry: ModelEntry, folder: Path) -> ModelEntry:
-    """The entry with every path of this machine in it made absolute."""
-    from hub.datasets import is_local
-
-    def place(text: str) -> str:
-        return str((folder / Path(text).expanduser()).resolve())
-
-    change: dict[str, Any] = {"model": place(entry.model)} if entry.is_folder else {}
-    change["statistics"] = {
-        kind: ref.model_copy(update={"source": place(ref.source)}) if is_local(ref.source) else ref
-        for kind, ref in entry.statistics.items()
-    }
-    if entry.calibration is not None and is_local(entry.calibration.data):
-        change["calibration"] = entry.calibration.model_copy(update={"data": place(entry.calibration.data)})
-    return entry.model_copy(update=change)
 
 
 def _until_ended(service: Any, job: "Job") -> "Generator[Progress, None, Job]":

@@ -1,0 +1,63 @@
+"""How a command of the shell speaks: prose and errors on stderr, and what went wrong as an exit code.
+
+Exit 2: the input is at fault. 1: anything else. A traceback is shown only with MERGE_DEBUG=1.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
+
+import typer
+
+from merging.errors import InputError, MergeError
+
+Command = Callable[..., None]
+
+
+def say(*words: object, sep: str = " ") -> None:
+    """Prose goes to stderr."""
+    print(*words, sep=sep, file=sys.stderr, flush=True)
+
+
+def _notes(error: BaseException) -> Iterable[str]:
+    """What was added to an error on its way."""
+    return getattr(error, "__notes__", ())
+
+
+def command_of(app: typer.Typer) -> Callable[[Command], Command]:
+    """A decorator that makes a function a command of `app`; what it raises becomes a sentence and an exit code."""
+
+    def command(function: Command) -> Command:
+        return app.command(name=function.__name__.replace("_", "-"))(_spoken(function))
+
+    return command
+
+
+def _spoken(function: Command) -> Command:
+    """The function, its errors said on stderr and told by the exit code."""
+
+    @wraps(function)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            function(*args, **options)
+        except InputError as error:
+            say(*(f"error: {problem}" for problem in error.problems), *_notes(error), sep="\n")
+            raise typer.Exit(2) from None
+        except MergeError as error:
+            say(f"error: {error}", *_notes(error), sep="\n")
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt as error:
+            say("Stopped.", *_notes(error), sep="\n")
+            raise typer.Exit(1) from None
+        except (typer.Exit, typer.BadParameter):
+            raise
+        except Exception as error:
+            if os.environ.get("MERGE_DEBUG"):
+                raise
+            first = (str(error).splitlines() or [""])[0]
+            say(f"error: {type(error).__name__}: {first} (set MERGE_DEBUG=1 to see where)", *_notes(error), sep="\n")
+            raise typer.Exit(1) from None
+
+    return run
