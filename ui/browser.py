@@ -33,7 +33,7 @@ OPEN = """() => {
 
 SETTLE = """(offer, root) => {
     const page = window.mergePage, {wrote} = page
-    const fields = {name: '#repo-name textarea', owner: '#owner input', yaml: '#yaml textarea'}
+    const fields = {name: '#repo-name textarea', owner: '#owner input', yaml: '#yaml textarea', base: '#base input'}
     const take = (key) => {
         const wish = offer?.[key], field = document.querySelector(fields[key]), now = field?.value ?? ''
         const left = field !== document.activeElement && (now === '' || now === wrote[key])
@@ -51,8 +51,8 @@ SETTLE = """(offer, root) => {
             wrote.address = address
         }
     }
-    const [name, owner, yaml] = [take('name'), take('owner'), take('yaml')]
-    return [wrote.name ?? '', name, owner, rooted, yaml]
+    const [name, owner, yaml, base] = [take('name'), take('owner'), take('yaml'), take('base')]
+    return [wrote.name ?? '', name, owner, rooted, yaml, wrote.base ?? '', base]
 }"""
 
 SUBMITTED = """(submitted) => {
@@ -65,12 +65,23 @@ SUBMITTED = """(submitted) => {
 
 COUNTED = "(turn, ...rest) => [++window.mergePage.turn, ...rest]"
 PICKS = "() => window.mergePage.picks"
-TYPED = "() => document.querySelector('#search input').value"  # Gradio's own event may repeat an older text
-ASK_AGAIN = """(asked) => {
-    const input = document.querySelector('#search input')
+
+
+def typed(field: str) -> str:
+    """What stands in a search field: Gradio's own event may repeat an older text."""
+    return f"() => document.querySelector('#{field} input').value"
+
+
+def ask_again(field: str) -> str:
+    """Search once more for letters that were typed while an answer was on its way."""
+    return f"""(asked) => {{
+    const input = document.querySelector('#{field} input')
     if (input === document.activeElement && input.value !== asked)
-        input.dispatchEvent(new KeyboardEvent('keyup', {bubbles: true}))
-}"""  # letters typed while an answer was on its way
+        input.dispatchEvent(new KeyboardEvent('keyup', {{bubbles: true}}))
+}}"""
+
+
+TYPED, ASK_AGAIN = typed("search"), ask_again("search")
 PAGE_TITLE = f"""() => {{
     const title = document.querySelector('meta[property="og:title"]').content
     document.title = title.includes('{TITLE}') ? title : `${{title}} · {TITLE}`

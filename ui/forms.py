@@ -16,7 +16,8 @@ from typing import Any
 from merging.errors import InputError, Problem
 from merging.layers import ByLayer
 from merging.method import METHODS, MergeMethod, Parameter, find_method
-from merging.recipe import Recipe, distinctive, recipe_from_dict
+from merging.parent import Parent
+from merging.recipe import ModelEntry, Recipe, distinctive, recipe_from_dict
 
 ROWS = 8  # models that the form has room for
 SAME_DTYPE = "as the first model"
@@ -70,7 +71,7 @@ class Field:
 def fields() -> tuple[Field, ...]:
     """Every field of the form, in a fixed order."""
     found = [Field("merge_method", methods()[0].name), Field("dtype", SAME_DTYPE), Field("seed", 0)]
-    found += [Field("base_model", ""), Field("output.owner", None), Field("output.name", "")]
+    found += [Field("base_model", None), Field("output.owner", None), Field("output.name", "")]
     found += [Field("output.private", False), Field("output.root", None)]
     for method in methods():
         found += [Field(shared_key(method, one), one.default) for one in shared_parameters(method)]
@@ -99,11 +100,11 @@ def form_data(draft: Draft, values: Values) -> dict[str, Any]:
     method = find_method(values["merge_method"])
     data: dict[str, Any] = {
         "merge_method": method.name,
-        "models": [_entry(method, index, entry, values) for index, entry in enumerate(draft["models"])],
+        "models": [_entry(method, row, draft["models"][row], values) for row in merged_rows(draft, values)],
         "parameters": {one.name: _shared(draft, values, method, one) for one in shared_parameters(method)},
     }
-    if "base" in method.needs and values["base_model"]:
-        data["base_model"] = values["base_model"]
+    if base_of(values):
+        data["base_model"] = base_of(values)
     if values["dtype"] not in (SAME_DTYPE, None):
         data["dtype"] = values["dtype"]
     if values["seed"]:
@@ -111,6 +112,38 @@ def form_data(draft: Draft, values: Values) -> dict[str, Any]:
         data["seed"] = int(seed) if float(seed).is_integer() else seed
     data["output"] = _output(draft, values)
     return data
+
+
+def base_of(values: Values) -> str:
+    """The base that the form names, "" where the method needs none."""
+    return hub_id(values["base_model"] or "") if "base" in find_method(values["merge_method"]).needs else ""
+
+
+def merged_rows(draft: Draft, values: Values) -> list[int]:
+    """The rows whose models are merged, in the recipe's order: a row that names the base is none of them."""
+    base = base_of(values)
+    return [
+        row
+        for row, entry in enumerate(draft["models"])
+        if not base or not ModelEntry(model=entry["model"]).names(ModelEntry(model=base[:300]))
+    ]
+
+
+def common_base(parents: Sequence[Parent]) -> str:
+    """The base that the cards of these models name, "" when they name none, or several."""
+    named = {parent.fine_tuned_from for parent in parents} - {""}
+    return named.pop() if len(named) == 1 else ""
+
+
+def share(recipe: Recipe, weight: float) -> str:
+    """What the effective weight of a model means for the merge, "" for a method without weights."""
+    method = recipe.method
+    if not any(parameter.name == "weight" for parameter in method.parameters):
+        return ""
+    what = "change to the base" if "base" in method.needs else "merge"
+    if recipe.bound().get("normalize", True):
+        return f"{weight:.1%} of the {what}" if len(recipe.models) > 1 else ""
+    return f"{weight:g} × its {what}" if "base" in method.needs else f"{weight:g} × its values"
 
 
 def fill_form(recipe: Recipe) -> tuple[Draft, Values]:
@@ -131,7 +164,7 @@ def fill_form(recipe: Recipe) -> tuple[Draft, Values]:
         "merge_method": method.name,
         "dtype": recipe.dtype or SAME_DTYPE,
         "seed": recipe.seed,
-        "base_model": recipe.base_model or "",
+        "base_model": recipe.base_model,
         "output.private": recipe.output.private is True,
         "output.root": recipe.output.root,
     }
@@ -192,7 +225,7 @@ def default_name(models: Sequence[str], method: str) -> str:
     common = _shared_start(parts) or _shared_start([part[::-1] for part in parts])[::-1]
     stem = "-".join(common) or "-".join(distinctive(names))
     stem = re.sub(r"[^A-Za-z0-9.]+", "-", stem).strip("-.")[:80].strip("-.")
-    return f"{stem or 'merged'}-{method}"
+    return f"{stem or 'merged'}-{method.replace('_', '-')}"
 
 
 def field_of(where: str, method: MergeMethod) -> str:
@@ -200,9 +233,9 @@ def field_of(where: str, method: MergeMethod) -> str:
     parts = where.split(".")
     if parts[0] == "models" and len(parts) > 1 and parts[1].isdigit():
         return f"models.{parts[1]}"
-    if parts[0] in ("dtype", "seed", "base_model"):
+    if parts[0] in ("dtype", "seed"):
         return "parameters"
-    return parts[0] if parts[0] in ("parameters", "output") else ""
+    return parts[0] if parts[0] in ("parameters", "output", "base_model") else ""
 
 
 def problems_by_field(problems: Sequence[Problem], method: MergeMethod) -> Mapping[str, tuple[Problem, ...]]:

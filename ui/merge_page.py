@@ -3,6 +3,7 @@
 import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -16,6 +17,7 @@ from merging.method import find_method
 from merging.parent import Parent
 from merging.recipe import Recipe, recipe_from_link, recipe_from_yaml
 from ui import browser, render
+from ui.base_picker import BasePicker
 from ui.desk import Desk, Turns
 from ui.forms import (
     ROWS,
@@ -23,16 +25,19 @@ from ui.forms import (
     Draft,
     Values,
     add_model,
+    base_of,
     default_name,
     fill_form,
     hub_id,
     label,
+    merged_rows,
     methods,
     model_parameters,
     problems_by_field,
     read_form,
     remove_model,
     row_fields,
+    share,
     shared_key,
     shared_parameters,
 )
@@ -51,6 +56,7 @@ class MergePage:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._turns = Turns()
+        self._base = BasePicker(desk)
         self._hub_url = Hub.anonymous(desk.access.endpoint).url
         self.controls: dict[str, Component] = {}
         self.rows: list[gr.Column] = []
@@ -123,6 +129,8 @@ class MergePage:
         choices = [(method.title, method.name) for method in methods()]
         self.controls["merge_method"] = gr.Radio(choices, value=first.name, label="Merge method", elem_id="methods")
         self.summary = fragment(render.method_summary(first))
+        self._base.build()
+        self.controls["base_model"] = self._base.field
         for method in methods():
             with gr.Group(visible=method is first and bool(shared_parameters(method))) as group:
                 for parameter in shared_parameters(method):
@@ -131,7 +139,6 @@ class MergePage:
             self.groups[method.name] = group
         self.parameters_note = fragment(elem_id="parameters-note")
         with gr.Accordion("More", open=False):
-            self.controls["base_model"] = gr.Textbox(label="Base model", info="For methods that need one")
             self.controls["dtype"] = gr.Dropdown(
                 [SAME_DTYPE, "float32", "float16", "bfloat16"], value=SAME_DTYPE, label="Numbers are stored"
             )
@@ -170,6 +177,7 @@ class MergePage:
             self.draft,
             self.known,
             self.named,
+            self._base.written,
             self.nonce,
             self.yaml,
             self.search,
@@ -177,12 +185,20 @@ class MergePage:
             self.turn,
             *self.controls.values(),
         }
-        notes = [self.preview, self.note, self.parameters_note, self.output_note]
+        notes = [self.preview, self.note, self._base.note, self.parameters_note, self.output_note]
         shown: list[Any] = [*notes, self.about, self.worker, self.offer]
-        shown += [self.known, self.summary, *self.groups.values(), *self.row_texts, self.controls["output.root"]]
+        shown += [
+            self.known,
+            self.summary,
+            self._base.group,
+            *self.groups.values(),
+            *self.row_texts,
+            self.controls["output.root"],
+        ]
         form: list[Any] = [self.draft, *self.controls.values(), *self.rows, *self.row_texts, self.offer]
         form += [self.picked, self.search, self.yaml_note, self.opening, self.nonce]
         written = [self.named, *(self.controls[f"output.{one}"] for one in ("name", "owner", "root")), self.yaml]
+        written += [self._base.written, self._base.field]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
         asked: dict[str, Any] = {"js": browser.COUNTED, "concurrency_limit": 8, **quiet}
@@ -199,6 +215,7 @@ class MergePage:
         asking: dict[str, Any] = {"js": browser.TYPED, "queue": False, "trigger_mode": "once"}
         found = self.search.key_up(self._search, self.asked, [self.search, self.asked], **asking, **quiet)
         found.then(None, self.asked, None, js=browser.ASK_AGAIN, api_visibility="private")
+        self._base.wire(**quiet)
         chosen = self.search.input(None, None, self.picks, js=browser.PICKS, api_visibility="private")
         refresh(chosen.then(self._pick, inputs, form, queue=False, **every, **quiet))
         for index, button in enumerate(self.removes):
@@ -301,24 +318,23 @@ class MergePage:
             updates[self.worker] = render.notice(NO_WORKER, "warning") if self._desk.worker_missing() else ""
             hub = self._desk.hub(token, request)
             offer: dict[str, Any] = {"nonce": data[self.nonce]}
-            self._choose_name(offer, draft, values, data[self.named], hub)
             known: dict[str, Parent] = data[self.known] or {}
+            suggest = partial(self._base.suggest, offer, draft, values, data[self._base.written] or "")
+            suggest(known)
+            self._choose_name(offer, draft, values, data[self.named], hub)
             recipe, preview, problems = self._look(draft, values, hub)
+            known = known | self._found(draft, values, preview)
+            if preview is not None and suggest(known):
+                recipe, preview, problems = self._look(draft, values, hub)
+            rows = merged_rows(draft, values)
             if recipe is not None and preview is not None:
-                known = known | {
-                    entry["model"]: parent
-                    for entry, parent in zip(draft["models"], preview.found, strict=True)
-                    if parent is not None
-                }
                 updates |= self._seen(recipe, preview, hub)
                 offer |= {"link": render.recipe_link("", recipe), "yaml": recipe.to_yaml()}
                 offer["roots"] = list(recipe.tasks) if preview.plan.head_rule == "apart" else []
             else:
-                updates[self.preview] = (
-                    render.impossible(problems)
-                    if len(draft["models"]) > 1
-                    else render.preview_wait(len(draft["models"]))
-                )
+                least = method.minimum_models
+                waiting = render.preview_wait(len(rows), least)
+                updates[self.preview] = render.impossible(problems) if len(rows) >= least else waiting
             if not draft["models"]:
                 offer |= {"link": "", "yaml": ""}
             if "yaml" in offer:
@@ -326,17 +342,28 @@ class MergePage:
             beside = problems_by_field(problems, method)
             updates[self.offer] = offer
             updates[self.known] = known
-            updates |= self._notes(beside)
-            for index, entry in enumerate(draft["models"]):
-                updates[self.row_texts[index]] = render.model_row(
+            updates |= self._notes(beside) | self._base.show(method, beside.get("base_model", ()))
+            shares = [share(recipe, weight) for weight in preview.weights] if recipe and preview else []
+            for row, entry in enumerate(draft["models"]):
+                place = rows.index(row) if row in rows else None
+                role = "the base of the merge" if place is None else shares[place] if shares else ""
+                updates[self.row_texts[row]] = render.model_row(
                     entry["model"],
                     known.get(entry["model"]),
-                    preview.weights[index] if preview and len(preview.weights) > 1 else None,
-                    method.needs,
-                    beside.get(f"models.{index}", ()),
+                    role,
+                    method.needs if place is not None else (),
+                    beside.get(f"models.{place}", ()),
                     hub.url,
                 )
             return updates
+
+    def _found(self, draft: Draft, values: Values, preview: Preview | None) -> dict[str, Parent]:
+        """What a preview has learnt of the models in the rows, and of the base."""
+        if preview is None:
+            return {}
+        names = [draft["models"][row]["model"] for row in merged_rows(draft, values)]
+        found = {name: parent for name, parent in zip(names, preview.found, strict=True) if parent is not None}
+        return found | ({base_of(values): preview.base} if preview.base else {})
 
     def _notes(self, beside: Mapping[str, Sequence[Problem]]) -> Updates:
         """What is wrong, beside the fields that are no model's."""
@@ -354,7 +381,8 @@ class MergePage:
             return None, None, list(error.problems)
         except MergeError as error:
             return None, None, [error.problem]
-        problems = [problem for problem in preview.problems if problem.where != "models" or len(recipe.models) > 1]
+        enough = len(recipe.models) >= recipe.method.minimum_models
+        problems = [problem for problem in preview.problems if problem.where != "models" or enough]
         return recipe, preview, problems
 
     def _recipe(self, draft: Draft, values: Values) -> Recipe:
@@ -367,18 +395,20 @@ class MergePage:
     def _seen(self, recipe: Recipe, preview: Preview, hub: Hub) -> Updates:
         """What a preview says beside the rows."""
         apart = preview.plan.head_rule == "apart"
-        private = result_is_private(recipe, preview.parents)
+        private = result_is_private(recipe, preview.parents, preview.base)
+        least = recipe.method.minimum_models
         shown = render.preview(
             preview.plan, preview.parents, preview.problems, private=private, signed_in=hub.signed_in
         )
         return {
-            self.preview: shown if len(recipe.models) > 1 else render.preview_wait(1),
+            self.preview: shown if len(recipe.models) >= least else render.preview_wait(len(recipe.models), least),
             self.controls["output.root"]: gr.Dropdown(choices=list(recipe.tasks), visible=apart),
         }
 
     def _choose_name(self, offer: dict[str, Any], draft: Draft, values: Values, named: str, hub: Hub) -> None:
         """Offer a name for the result as long as nobody else gave one; a name that still fits is not offered again."""
-        wanted = default_name([entry["model"] for entry in draft["models"]], values["merge_method"])
+        names = [draft["models"][row]["model"] for row in merged_rows(draft, values)]
+        wanted = default_name(names, values["merge_method"])
         shown = values["output.name"] or ""
         if shown not in ("", named) or re.fullmatch(rf"{re.escape(wanted)}(-\d+)?", shown):
             return
@@ -396,8 +426,11 @@ class MergePage:
                 recipe = self._recipe(draft, values)
                 job = self._desk.submit(recipe, hub, data[self.nonce])
             except InputError as error:
-                beside = problems_by_field(error.problems, find_method(values["merge_method"]))
-                return {self.note: "", self.preview: render.impossible(error.problems)} | self._notes(beside)
+                method = find_method(values["merge_method"])
+                beside = problems_by_field(error.problems, method)
+                beside_base = {self._base.note: render.problems(beside.get("base_model", ()))}
+                shown = {self.note: "", self.preview: render.impossible(error.problems)}
+                return shown | beside_base | self._notes(beside)
             except MergeError as error:
                 return {self.note: render.problems([error.problem])}
             nonce = uuid.uuid4().hex
@@ -428,6 +461,6 @@ class MergePage:
         for index in range(ROWS):
             model = draft["models"][index]["model"] if index < len(draft["models"]) else ""
             updates[self.rows[index]] = gr.Column(visible=bool(model))
-            text = render.model_row(model, None, None, (), (), self._hub_url) if model else ""
+            text = render.model_row(model, None, "", (), (), self._hub_url) if model else ""
             updates[self.row_texts[index]] = text
         return updates

@@ -9,7 +9,7 @@ from hub.merged import MergedModel
 from merging.errors import InputError, MergeError
 from ui import render
 from ui.desk import Desk
-from ui.forms import label, shared_parameters
+from ui.forms import label, share, shared_parameters
 from ui.parts import fragment
 from ui.security import spoken
 
@@ -92,17 +92,21 @@ def _section(title: str, body: str) -> str:
 
 
 def _parents(merged: MergedModel, hub_url: str) -> str:
-    text = render.text
-    folders = dict(zip(merged.recipe.tasks, merged.recipe.models, strict=True))
+    text, recipe = render.text, merged.recipe
+    folders = dict(zip(recipe.tasks, recipe.models, strict=True))
     rows = [
         (
             render.link(f"{hub_url}/{quote(entry.repo_id)}", entry.repo_id),
-            f"{share:.1%}",
+            text(share(recipe, weight)),
             f"<code>{text(entry.revision[:8])}</code>" if entry.revision else "",
             f"<code>{text(task)}/</code>" if task in merged.folders else "",
         )
-        for (task, entry), share in zip(folders.items(), merged.recipe.effective_weights, strict=False)
+        for (task, entry), weight in zip(folders.items(), recipe.effective_weights, strict=False)
     ]
+    if recipe.base is not None:
+        base = recipe.base
+        named = render.link(f"{hub_url}/{quote(base.repo_id)}", base.repo_id)
+        rows.append((named, "the base", f"<code>{text((base.revision or '')[:8])}</code>", ""))
     return render.table(("Model", "Share", "Revision", "Head"), rows)
 
 

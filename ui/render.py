@@ -138,13 +138,13 @@ def kind_of(parent: Parent) -> str:
 
 
 def model_row(
-    model: str, parent: Parent | None, share: float | None, needs: Iterable[str], found: Sequence[Problem], hub_url: str
+    model: str, parent: Parent | None, share: str, needs: Iterable[str], found: Sequence[Problem], hub_url: str
 ) -> str:
     """One picked model: what it is, its share, what was found of what the method needs, what is wrong with it."""
     repo_id, _, revision = model.partition("@")
     name = link(f"{hub_url}/{quote(repo_id)}", repo_id, css="mm-model")
     pinned = f' <code title="pinned revision">{text(revision[:8])}</code>' if revision else ""
-    chips = [f'<span class="mm-chip mm-share">{share:.1%} of the merge</span>'] if share is not None else []
+    chips = [f'<span class="mm-chip mm-share">{text(share)}</span>'] if share else []
     if parent is not None:
         facts = [kind_of(parent), size(parent.weight_bytes), parent.license or "no licence named"]
         facts += ["private or gated"] if parent.restricted else []
@@ -194,12 +194,13 @@ def about() -> str:
     )
 
 
-def preview_wait(models: int) -> str:
-    """The preview of a form that has too few models to be one."""
+def preview_wait(models: int, least: int = 2) -> str:
+    """The preview of a form that has too few models for a method that takes at least so many."""
+    first = "Pick two or more models." if least > 1 else "Pick a model."
     words = (
-        "Pick two or more models. What the merge will do stands here, before any weights are fetched."
+        f"{first} What the merge will do stands here, before any weights are fetched."
         if models == 0
-        else "Pick one more model."
+        else f"Pick {'one more model' if least - models == 1 else f'{least - models} more models'}."
     )
     return f'<div class="mm-preview"><h3>Preview</h3><p>{words}</p></div>'
 
@@ -207,6 +208,7 @@ def preview_wait(models: int) -> str:
 def _outcome(plan: Plan, parents: Sequence[Parent]) -> str:
     method = plan.recipe.method
     what = f"<b>{text(method.title)}</b> of {plural(len(parents), 'model')}"
+    what += f" and the base <code>{text(plan.recipe.base.repo_id)}</code>" if plan.recipe.base else ""
     folders = [output.folder for output in plan.outputs if output.folder]
     size_of = number(plan.parameters(plan.outputs[0])) if plan.outputs else "?"
     if plan.head_rule != "apart":
@@ -223,7 +225,9 @@ def _facts(plan: Plan, private: bool) -> str:
     actions = [step.action for step in plan.steps]
     merged, averaged = actions.count("merge"), actions.count("average")
     work = f"{plural(merged, 'tensor')} by {plan.recipe.method.title}"
+    reasons = {step.reason for step in plan.steps if step.action == "average" and step.reason}
     work += f", {averaged} averaged" if averaged else ""
+    work += f" ({reasons.pop()})" if len(reasons) == 1 else ""
     rows = {
         "Tensors": work,
         "Download": size(plan.download_bytes),

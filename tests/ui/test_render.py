@@ -81,7 +81,7 @@ def test_hostile_names_are_only_text() -> None:
     problem = Problem(HOSTILE, HOSTILE, HOSTILE)
     job = a_job(repo_id=HOSTILE, models=(HOSTILE,), method=HOSTILE, status="failed", error=HOSTILE)
     for fragment in (
-        render.model_row(HOSTILE, parent, 0.5, ("gram",), [problem], "https://hub.example"),
+        render.model_row(HOSTILE, parent, "50.0% of the merge", ("gram",), [problem], "https://hub.example"),
         render.problems([problem]),
         render.notice(HOSTILE),
         render.job(job),

@@ -1,0 +1,70 @@
+"""The field of the base model: searched like the models, shown for methods that need it, filled from their cards."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gradio as gr
+
+from merging.errors import Problem
+from merging.method import MergeMethod
+from merging.parent import Parent
+from ui import browser, render
+from ui.desk import Desk
+from ui.forms import Draft, Values, common_base, hub_id, merged_rows
+from ui.parts import SEARCH_HELP, found_models, fragment
+
+Updates = dict[Any, Any]
+
+
+class BasePicker:
+    """The components of the field, inside the merge page."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def build(self) -> None:
+        """Lay the field out where the page stands."""
+        self.asked = gr.Textbox(visible=False)  # what its search looked for last
+        self.written = gr.Textbox(visible=False)  # what the form wrote into the field by itself
+        with gr.Group(visible=False) as self.group:
+            self.field = gr.Dropdown(
+                choices=[],
+                value=None,
+                label="Base model",
+                info=SEARCH_HELP,
+                allow_custom_value=True,
+                interactive=True,
+                elem_id="base",
+            )
+        self.note = fragment(elem_id="base-note")
+
+    def wire(self, **quiet: Any) -> None:
+        """The search as somebody types."""
+        asking: dict[str, Any] = {"js": browser.typed("base"), "queue": False, "trigger_mode": "once"}
+        found = self.field.key_up(self._search, self.asked, [self.field, self.asked], **asking, **quiet)
+        found.then(None, self.asked, None, js=browser.ask_again("base"), api_visibility="private")
+
+    def show(self, method: MergeMethod, problems: Sequence[Problem]) -> Updates:
+        """The field where the method needs a base, and what is wrong with it."""
+        needed = "base" in method.needs
+        return {self.group: gr.Group(visible=needed), self.note: render.problems(problems if needed else ())}
+
+    def suggest(
+        self, offer: dict[str, Any], draft: Draft, values: Values, written: str, known: Mapping[str, Parent]
+    ) -> bool:
+        """Offer the base that the models' cards name, unless somebody chose one; True when `values` has another now."""
+        chosen = values["base_model"] or ""
+        if hub_id(chosen) not in ("", written):
+            return False
+        parents = [known.get(draft["models"][row]["model"]) for row in merged_rows(draft, values)]
+        found = [parent for parent in parents if parent is not None]
+        wanted = common_base(found)
+        if len(found) < len(parents) or wanted == chosen:
+            return False  # not all of them are known yet
+        values["base_model"] = wanted
+        offer["base"] = {"value": wanted}
+        return True
+
+    def _search(self, typed: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
+        """Models whose name holds what was typed so far, and what that was."""
+        return {self.field: found_models(self._desk.hub(token, request), typed), self.asked: typed}
