@@ -5,8 +5,12 @@ import torch
 from torch import Tensor
 
 from merging.methods.average import average
+from merging.methods.dare_ties import dare_ties
 from merging.methods.fisher import fisher
 from merging.methods.regmean import regmean
+from merging.methods.slerp import slerp
+from merging.methods.task_arithmetic import task_arithmetic
+from merging.methods.ties import ties
 from merging.tensors import TensorGroup
 
 X1 = torch.tensor([[1.0, 0], [1, 1], [0, 2]], dtype=torch.float64)
@@ -121,3 +125,75 @@ def test_a_raised_ridge_is_noted() -> None:
         "w: 1 of 2 inputs were never seen, averaged there",
         "w: the ridge was raised to 1e-12 of the mean diagonal",
     ]
+
+
+CHANGES = ((0.5, -0.2, 0.1, 0.9, 0.0), (-0.3, -0.4, 0.05, 0.3, 0.6), (0.4, 0.1, -0.8, 0.2, -0.7))
+CHANGED = TensorGroup(name="w", tensors=tuple(1 + torch.tensor(change) for change in CHANGES), base=torch.ones(5))
+
+
+def close(merged: Tensor, expected: object) -> None:
+    """Equal to six places."""
+    torch.testing.assert_close(merged, torch.tensor(expected), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"density": 0.6}, [1.45, 0.7, 0.2, 1.9, 0.3]),
+        ({"density": 0.6, "lambda_": 0.5}, [1.225, 0.85, 0.6, 1.45, 0.65]),
+        ({"density": 0.6, "normalize": False}, [1.9, 0.4, 0.2, 1.9, 0.3]),
+        ({"density": 0.6, "weight": (1.0, 1.0, 2.0)}, [1.433333, 0.7, 0.2, 1.9, 0.3]),
+        ({}, [1.45, 0.7, 0.2, 1.466667, 0.3]),
+        ({"density": 0.0}, [1.0, 1.0, 1.0, 1.0, 1.0]),
+        ({"density": 0.01}, [1.0, 1.0, 0.2, 1.9, 1.6]),
+        ({"density": 0.6, "rescale": True}, [1.497204, 0.639904, 0.073684, 1.95625, 0.189474]),
+    ],
+)
+def test_ties_equals_the_definition(options: dict[str, object], expected: list[float]) -> None:
+    """Computed by hand from three changes to a base of ones; of equal magnitudes the lower index is kept.
+
+    A density that would keep less than one value keeps one. Rescaled by the L1 norms 1.7/1.6, 1.65/1.3, 2.2/1.9.
+    """
+    if "density" in options:
+        options = {**options, "density": (options["density"],) * 3}
+    close(ties(CHANGED, **options), expected)  # type: ignore[arg-type]
+
+
+def test_task_arithmetic_equals_the_definition() -> None:
+    """The weighted sum of the changes on the base; at weights that sum to 1 the weighted average."""
+    close(task_arithmetic(CHANGED, weight=(0.4, 0.4, 0.4)), [1.24, 0.8, 0.74, 1.56, 0.96])
+    close(task_arithmetic(CHANGED, weight=(0.8, 0.8, 0.8), lambda_=0.5), [1.24, 0.8, 0.74, 1.56, 0.96])
+    close(task_arithmetic(CHANGED, normalize=True), average(CHANGED).tolist())
+    close(task_arithmetic(CHANGED, weight=(-1.0, 0.0, 0.0)), [0.5, 1.2, 0.9, 0.1, 1.0])
+
+
+def test_dare_without_dropping_is_the_election_alone() -> None:
+    """At density 1 nothing is random: the stronger side's changes, added up, or their mean with `normalize`."""
+    close(dare_ties(CHANGED), [1.9, 0.4, 0.2, 2.4, 0.3])
+    close(dare_ties(CHANGED, normalize=True), ties(CHANGED).tolist())
+    close(dare_ties(CHANGED, density=(0.0, 0.0, 0.0)), [1.0] * 5)
+
+
+@pytest.mark.parametrize(
+    ("t", "expected"),
+    [
+        (0.25, [[1.545443, 1.736529], [2.266204, 3.811647]]),
+        (0.5, [[1.917721, 1.278480], [1.278480, 3.196201]]),
+        (0.0, [[1.0, 2.0], [3.0, 4.0]]),
+        (1.0, [[2.0, 0.0], [-1.0, 1.0]]),
+    ],
+)
+def test_slerp_equals_the_definition(t: float, expected: list[list[float]]) -> None:
+    """The arc between two matrices with a cosine of 0.223607; its ends are the base and the model."""
+    base, model = torch.tensor([[1.0, 2], [3, 4]]), torch.tensor([[2.0, 0], [-1, 1]])
+    close(slerp(TensorGroup(name="w", tensors=(model,), base=base), t=t), expected)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [([2.0, 4.0], [1.25, 2.5]), ([-1.0, -2.0], [0.5, 1.0]), ([0.0, 0.0], [0.92388, 1.847759])],
+    ids=["parallel", "opposite", "zero"],
+)
+def test_slerp_of_vectors_without_an_arc(model: list[float], expected: list[float]) -> None:
+    """Parallel and opposite ones are mixed on the line between them; a zero one stands at a right angle."""
+    close(slerp(TensorGroup(name="w", tensors=(torch.tensor(model),), base=torch.tensor([1.0, 2.0])), t=0.25), expected)
