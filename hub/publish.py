@@ -18,13 +18,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from hub.client import CLIENT_ERRORS, LOG_IN_AGAIN, Hub, SignInNeeded, explain, explained, safe_path, server_words
 from hub.datasets import is_local
 from hub.identity import raise_unless_writable, whoami
 from hub.resolve import repo_exists, taken
+from hub.upload import Upload, UploadMeter, hash_files, sending
 from merging.checkpoint import PICKLES
 from merging.errors import InputError, MergeError
 from merging.modules import MODULES_FILE, modules_of
@@ -73,6 +73,7 @@ def publish(
     job_id: str,
     message: str = "Merged model",
     intent: Path | None = None,
+    meter: UploadMeter | None = None,
 ) -> Published:
     """Publish every file of `folder` as the new repo `repo_id`, in one commit beyond the initial one.
 
@@ -80,7 +81,7 @@ def publish(
     to be made (by default `intent.json` beside a job's folder; it is overwritten). Raises InputError when the
     folder or the name cannot be used (nothing was made then), SignInNeeded when the token has run out,
     HubUnavailable, and PublishFailed when the Hub refuses after the repo was made; all but the first may be tried
-    again.
+    again. `meter` is told of the bytes that are read and sent.
     """
     files = publishable(folder)
     where = "output.repo_id"
@@ -105,7 +106,9 @@ def publish(
         return _published(hub, repo_id, repo.ours)
     if private and not repo.private:
         raise InputError(f"{repo_id} is public", "this result is to be private", "Make that repo private", where)
-    return _published(hub, repo_id, _commit(hub, folder, files, repo_id, repo, job_id, message))
+    uploads = [Upload(name, folder / name) for name in files]
+    commit = _commit(hub, uploads, repo_id, repo, job_id, message, meter or UploadMeter())
+    return _published(hub, repo_id, commit)
 
 
 def without_local_paths(recipe: Recipe) -> Recipe:
@@ -193,15 +196,19 @@ def _create(hub: Hub, repo_id: str, private: bool, intent: Path) -> None:
         raise explain(hub, error, repo_id, "output.repo_id") from None
 
 
-def _commit(hub: Hub, folder: Path, files: Sequence[str], repo_id: str, repo: _Repo, job_id: str, message: str) -> str:
+def _commit(
+    hub: Hub, uploads: Sequence[Upload], repo_id: str, repo: _Repo, job_id: str, message: str, meter: UploadMeter
+) -> str:
     """Upload and commit; the sha. After an error the commit may be there all the same: then it is ours."""
     try:
-        operations = [CommitOperationAdd(name, folder / name) for name in files]
-        distinct = {operation.upload_info.sha256: operation for operation in operations}
-        hub.api.preupload_lfs_files(repo_id, distinct.values(), free_memory=False)
+        hash_files(uploads, meter)
+        distinct = list({upload.upload_info.sha256: upload for upload in uploads}.values())
+        with sending(distinct, meter):
+            hub.api.preupload_lfs_files(repo_id, distinct, free_memory=False)
+        meter.begin("making the commit")
         return hub.api.create_commit(
             repo_id,
-            operations,
+            uploads,
             commit_message=message,
             commit_description=f"{JOB_LINE}{job_id}",
             parent_commit=repo.head,

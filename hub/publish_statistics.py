@@ -22,6 +22,7 @@ from hub.publish import JOB_LINE, Published, PublishFailed
 from hub.repository import RemoteRepo, open_repo, read_header
 from hub.statistics import TAG, path_of
 from hub.statistics_place import WHERE, open_statistics_repo, publishing_problems, target_repo
+from hub.upload import Upload, UploadMeter, hash_files, sending
 from merging.checkpoint import sha256_of
 from merging.errors import InputError, MergeError
 from merging.statistics import KINDS, Statistics
@@ -31,13 +32,21 @@ COMMITS_SEARCHED = 50  # newest ones, for the commit of an earlier start
 
 
 def publish_statistics(
-    hub: Hub, model: str, files: Mapping[str, Path], *, private: bool, place: Place = "own", job_id: str = ""
+    hub: Hub,
+    model: str,
+    files: Mapping[str, Path],
+    *,
+    private: bool,
+    place: Place = "own",
+    job_id: str = "",
+    meter: UploadMeter | None = None,
 ) -> Published:
     """Publish statistics files (kind -> file) of a model of the Hub, in one commit; none when nothing has changed.
 
     `job_id` is what a second call recognises the work of the first by; by default the same files are the same job.
     `private` is for a repo of one's own, and refuses a public one. Raises InputError before anything is made, and
-    SignInNeeded, HubUnavailable and PublishFailed, after which it may be called again.
+    SignInNeeded, HubUnavailable and PublishFailed, after which it may be called again. `meter` is told of the bytes
+    that are read and sent.
     """
     headers = {kind: _metadata(kind, path) for kind, path in files.items()}
     job_id = job_id or "statistics-" + hashlib.sha256(repr(sorted(map(sha256_of, files.values()))).encode()).hexdigest()
@@ -51,18 +60,22 @@ def publish_statistics(
     if errors:
         raise InputError.of(errors)
     repo = _own_repo(hub, repo_id, private) if place == "own" else open_repo(hub, repo_id, where=WHERE)
-    operations = [CommitOperationAdd(path_of(kind), path) for kind, path in sorted(files.items())]
+    uploads = [Upload(path_of(kind), path) for kind, path in sorted(files.items())]
+    operations: list[CommitOperationAdd] = [*uploads]
     if place == "own":
         operations.append(CommitOperationAdd("README.md", _card(model, _with_others(hub, repo, headers)).encode()))
+    meter = meter or UploadMeter()
     try:
-        commit = hub.api.create_commit(
-            repo_id,
-            operations,
-            commit_message=f"Merge statistics of {model}" if place == "own" else "Add merge statistics",
-            commit_description=("" if place == "own" else _about(files)) + JOB_LINE + job_id,
-            parent_commit=repo.sha,
-            create_pr=place == "pull-request",
-        )
+        hash_files(uploads, meter)
+        with sending(uploads, meter):
+            commit = hub.api.create_commit(
+                repo_id,
+                operations,
+                commit_message=f"Merge statistics of {model}" if place == "own" else "Add merge statistics",
+                commit_description=("" if place == "own" else _about(files)) + JOB_LINE + job_id,
+                parent_commit=repo.sha,
+                create_pr=place == "pull-request",
+            )
     except (*CLIENT_ERRORS, ValueError, RuntimeError) as error:
         done = _done(hub, identity, repo_id, place, job_id)  # it may be there all the same
         if done is not None:

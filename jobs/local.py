@@ -16,6 +16,7 @@ from hub.publish_statistics import publish_statistics
 from hub.repository import RemoteRepo, open_repo
 from hub.resolve import resolve
 from hub.statistics_place import publishing_problems
+from hub.upload import watched
 from jobs import stages
 from jobs.job import JobFolder, read_json, write_atomically
 from jobs.stages import StageContext, collect_statistics, read_rows
@@ -167,7 +168,7 @@ def evaluate_here(
 
 def publish_here(
     hub: Hub, model: str, kind: str, path: Path, *, private: bool, place: Place = "own", few_texts: bool = False
-) -> Published:
+) -> Generator[Progress, None, Published]:
     """Publish a statistics file of a model: private when asked, or when the model is. See `hub.publish_statistics`.
 
     Raises InputError for a public Gram with fewer tokens than inputs, unless `few_texts` says that this is fine.
@@ -180,7 +181,12 @@ def publish_here(
         raise_if_telling(hub, model, {kind: path}, private=private, place=place, fix=fix)
     repo = _model_repo(hub, model)
     private = private or repo.private or repo.gated
-    return publish_statistics(hub, repo.repo_id, {kind: path}, private=private, place=place)
+    files = {kind: path}
+    return (
+        yield from watched(
+            lambda meter: publish_statistics(hub, repo.repo_id, files, private=private, place=place, meter=meter)
+        )
+    )
 
 
 def raise_unless_publishable(hub: Hub, model: str, kind: str, *, private: bool, place: Place) -> None:

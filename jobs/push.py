@@ -12,6 +12,7 @@ from hub.card import escape, front_matter, render_card
 from hub.client import Hub
 from hub.publish import Published, portable, publish, publishable, without_local_paths
 from hub.resolve import resolve, result_is_private
+from hub.upload import watched
 from jobs.job import read_json, write_atomically
 from jobs.local import REPORT
 from merging.checkpoint import sha256_of
@@ -59,14 +60,17 @@ def push_here(hub: Hub, folder: Path, repo_id: str, *, private: bool) -> Generat
         raise InputError(f"{folder} cannot be written", error.strerror or "", "Push a copy of it") from None
     with copy as name:
         _fill(Path(name), folder, names, recipe, (seen, base), repo_id)
-        published = publish(
-            hub,
-            Path(name),
-            repo_id,
-            private=private,
-            job_id=f"push-{identity[:16]}",
-            message="Upload of a merge",
-            intent=folder / INTENT,
+        published = yield from watched(
+            lambda meter: publish(
+                hub,
+                Path(name),
+                repo_id,
+                private=private,
+                job_id=f"push-{identity[:16]}",
+                message="Upload of a merge",
+                intent=folder / INTENT,
+                meter=meter,
+            )
         )
     return Pushed(published, private, note)
 

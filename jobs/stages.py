@@ -319,6 +319,7 @@ def publish(context: StageContext) -> Steps:
     from hub.card import render_card
     from hub.publish import publish as upload
     from hub.publish import without_local_paths
+    from hub.upload import watched
     from merging.engine import Report
 
     repo_id = context.pinned.output.repo_id
@@ -332,13 +333,16 @@ def publish(context: StageContext) -> Steps:
     write_atomically(context.folder.output / "recipe.yaml", public.without_output().to_yaml())
     card = render_card(public, parents, report, base=base, repo_id=repo_id, service_url=context.public_url)
     write_atomically(context.folder.output / "README.md", card)
-    published = upload(
-        context.hub,
-        context.folder.output,
-        repo_id,
-        private=result_is_private(context.pinned, parents, base),
-        job_id=context.folder.id,
-        message=f"Merge by {context.pinned.method.name}",
+    published = yield from watched(
+        lambda meter: upload(
+            context.hub,
+            context.folder.output,
+            repo_id,
+            private=result_is_private(context.pinned, parents, base),
+            job_id=context.folder.id,
+            message=f"Merge by {context.pinned.method.name}",
+            meter=meter,
+        )
     )
     write_atomically(context.folder.published, json.dumps(published.as_dict()))
     yield Progress("publish", 1, 1, "commits", published.url)

@@ -140,16 +140,20 @@ def check(context: StatisticsContext) -> Steps:
 def publish(context: StatisticsContext) -> Steps:
     """Publish all files in one commit; again after a kill, it is the same commit."""
     from hub.publish_statistics import publish_statistics
+    from hub.upload import watched
 
     wish, repo = context.pinned, context.repo()
     yield Progress("publish", 0, 0, "bytes", f"to {wish.repo_id or wish.model_id}")
-    published = publish_statistics(
-        context.hub,
-        repo.repo_id,
-        context.files,
-        private=wish.private or repo.private or repo.gated,
-        place=wish.publish,
-        job_id=context.folder.id,
+    published = yield from watched(
+        lambda meter: publish_statistics(
+            context.hub,
+            repo.repo_id,
+            context.files,
+            private=wish.private or repo.private or repo.gated,
+            place=wish.publish,
+            job_id=context.folder.id,
+            meter=meter,
+        )
     )
     report = read_json(context.folder.report)
     for summary in report["summaries"]:
