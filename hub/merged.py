@@ -1,11 +1,16 @@
 """A model that was merged here, read back from its repo: the recipe, the heads, the licence."""
 
 import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 from hub.client import Hub
-from hub.repository import CONFIG_LIMIT, open_repo, read_small
+from hub.how_to_load import Loadable, loadable_from
+from hub.repository import CONFIG_LIMIT, THREADS, RemoteRepo, open_repo, read_small
 from merging.errors import InputError
+from merging.modules import SENTENCE_FILES
 from merging.recipe import YAML_LIMIT, Recipe, recipe_from_yaml, valid_repo_id
 
 RECIPE_FILE = "recipe.yaml"
@@ -19,7 +24,7 @@ class MergedModel:
     revision: str
     recipe: Recipe  # with pinned revisions, without an output
     folders: tuple[str, ...]  # subfolders that load by themselves; empty when there is one model
-    architecture: str  # class that the root's config names, "" when it names none
+    models: tuple[Loadable, ...]  # of each of these folders, or the one at the root
     license: str
     private: bool
     url: str
@@ -48,19 +53,28 @@ def read_merged(hub: Hub, repo_id: str) -> MergedModel:
         revision=repo.sha,
         recipe=recipe,
         folders=tuple(folders),
-        architecture=_architecture(read_small(hub, repo, "config.json", CONFIG_LIMIT))
-        if "config.json" in repo.files
-        else "",
+        models=_models(hub, repo, folders),
         license=repo.license,
         private=repo.private,
         url=f"{hub.url}/{repo.repo_id}",
     )
 
 
-def _architecture(raw: bytes) -> str:
-    """The first class of a config.json, "" for anything else."""
-    try:
-        named = json.loads(raw).get("architectures")
-    except (ValueError, RecursionError, AttributeError):
-        return ""
-    return str(named[0])[:100] if isinstance(named, list) and named else ""
+def _models(hub: Hub, repo: RemoteRepo, folders: Sequence[str]) -> tuple[Loadable, ...]:
+    """How each model is loaded, by the small files in its folder; that at the root where there is no folder."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return tuple(pool.map(lambda folder: _model(hub, repo, folder), folders or [""]))
+
+
+def _model(hub: Hub, repo: RemoteRepo, folder: str) -> Loadable:
+    def data(name: str) -> Any:
+        path = f"{folder}/{name}" if folder else name
+        try:
+            return json.loads(read_small(hub, repo, path, CONFIG_LIMIT)) if path in repo.files else None
+        except (ValueError, RecursionError):
+            return None
+
+    config, modules = data("config.json"), data(SENTENCE_FILES[0])
+    sentence_config = data(SENTENCE_FILES[1]) if modules else None
+    config = config if isinstance(config, dict) else {}
+    return loadable_from(config, folder, embeds=bool(modules), sentence_config=sentence_config)

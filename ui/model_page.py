@@ -4,7 +4,7 @@ from urllib.parse import quote, urlencode
 
 import gradio as gr
 
-from hub.how_to_load import CLASSES, PIPELINES, pipeline_tag
+from hub.how_to_load import snippet, trap
 from hub.merged import MergedModel
 from merging.errors import InputError, MergeError
 from ui import render
@@ -53,38 +53,21 @@ def merged_html(merged: MergedModel, hub_url: str) -> str:
         f"<h2>{text(merged.repo_id)}{private}</h2><p>{what}.</p><p class='mm-actions'>{actions}</p>",
         _section("From what", _parents(merged, hub_url)),
         _section("How", _method(merged)),
-        _section(
-            "How to load it", f"<pre class='mm-log' tabindex=0>{text(loading(merged), 4000)}</pre>{_warning(merged)}"
-        ),
+        _section("How to load it", _loading(merged)),
         _section("Licence", f"<p>{text(merged.license or 'The card names none: ask the owners of the parents.')}</p>"),
         _section("Recipe", f"<pre class='mm-log' tabindex=0>{text(recipe.to_yaml(), 20_000)}</pre>"),
     ]
     return f'<article class="mm-merged">{"".join(parts)}</article>'
 
 
-def loading(merged: MergedModel) -> str:
-    """The lines of Python that load the model, task by task."""
-    tag = pipeline_tag(merged.architecture)
-    auto = CLASSES.get(tag, "AutoModel")
-    lines = [f"from transformers import AutoTokenizer, {auto}", "", f'repo = "{merged.repo_id}"']
-    if not merged.folders:
-        return "\n".join(
-            [*lines, f"model = {auto}.from_pretrained(repo)", "tokenizer = AutoTokenizer.from_pretrained(repo)"]
-        )
-    for folder in merged.folders:
-        lines.append(f'model = {auto}.from_pretrained(repo, subfolder="{folder}")')
-    lines.append(f'tokenizer = AutoTokenizer.from_pretrained(repo, subfolder="{merged.folders[0]}")')
-    if tag in PIPELINES:
-        lines[0] += ", pipeline"
-        lines.append(f'classify = pipeline("{tag}", model=repo, model_kwargs={{"subfolder": "{merged.folders[0]}"}})')
-    return "\n".join(lines)
-
-
-def _warning(merged: MergedModel) -> str:
-    if not merged.folders:
-        return ""
-    sentence = 'pipeline(..., subfolder="...") silently takes the root of the repo: use model_kwargs as above.'
-    return render.notice(sentence, "warning")
+def _loading(merged: MergedModel) -> str:
+    """Python for every model, each of which can be pasted by itself."""
+    parts = []
+    for model in merged.models:
+        title = f"<h4>{render.text(model.folder)}</h4>" if model.folder else ""
+        parts.append(f"{title}<pre class='mm-log' tabindex=0>{render.text(snippet(merged.repo_id, model), 4000)}</pre>")
+    warning = trap(merged.models).replace("`", "").replace("\n", " ")
+    return "".join(parts) + (render.notice(warning, "warning") if warning else "")
 
 
 def _section(title: str, body: str) -> str:

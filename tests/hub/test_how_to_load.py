@@ -19,14 +19,14 @@ from tests.tiny_models import save_body, save_sentence_model, save_tiny
 pytestmark = pytest.mark.slow  # whole libraries are imported
 
 
-def ran(text: str) -> dict[str, Any]:
-    """The names that the Python blocks of a card leave behind."""
-    names: dict[str, Any] = {}
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(block.replace("pipeline(", "made = pipeline("), names)
-    return names
+def ran(text: str) -> list[dict[str, Any]]:
+    """The names that each Python block of a card leaves behind, run by itself."""
+    found: list[dict[str, Any]] = []
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        found.append({})
+        exec(block, found[-1])
+    assert found
+    return found
 
 
 @pytest.mark.parametrize(
@@ -45,18 +45,19 @@ def test_one_model(tmp_path: Path, kind: str, labels: Any, name: str, tag: str |
     """The class is the one that was saved; where transformers has a pipeline for the task, it is made."""
     folder = save_tiny(tmp_path / "m", kind, labels=labels)
     text = how_to_load(str(folder), [loadable(open_parent("m", folder))])
-    names = ran(text)
+    (names,) = ran(text)
     assert type(names["model"]).__name__ == name
-    assert ("made" in names, f'pipeline("{tag}"' in text) == (tag is not None, tag is not None)
+    assert ("pipe" in names, f'pipeline("{tag}"' in text) == (tag is not None, tag is not None)
     assert ("answer" in names) == (tag is None)
-    assert ("processor" in names) == (kind in ("vit", "clip"))
+    assert ("image_processor" in names) == (kind in ("vit", "clip"))
     assert ("tokenizer" in names) == (kind != "vit")
 
 
 def test_a_bare_body(tmp_path: Path) -> None:
     """A model without a head is loaded as one."""
     folder = save_body(tmp_path / "m")
-    assert type(ran(how_to_load(str(folder), [loadable(open_parent("m", folder))]))["model"]).__name__ == "BertModel"
+    (names,) = ran(how_to_load(str(folder), [loadable(open_parent("m", folder))]))
+    assert type(names["model"]).__name__ == "BertModel"
 
 
 def card(out: Path, *folders: Path, **more: Any) -> str:
@@ -74,7 +75,7 @@ def test_an_embedding_model_has_its_own_library(tmp_path: Path) -> None:
     head = yaml.safe_load(text[4:].split("\n---\n")[0])
     assert (head["library_name"], head["pipeline_tag"]) == ("sentence-transformers", "sentence-similarity")
     assert head["tags"] == ["merge", "merge-my-models", "average", "sentence-transformers", "feature-extraction"]
-    assert ran(text)["embeddings"].shape == (2, 16)
+    assert ran(text)[0]["embeddings"].shape == (2, 16)
     assert "They share one body" not in text
 
 
@@ -87,4 +88,8 @@ def test_tasks_of_several_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert f'AutoModelForSequenceClassification.from_pretrained("{tmp_path / "out"}", subfolder="mood")' in text
     assert f'AutoModelForMaskedLM.from_pretrained("{tmp_path / "out"}", subfolder="words")' in text
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, allow_patterns: repo)
-    assert ran(text)["embeddings"].shape == (2, 32)
+    mood, words, embed = ran(text)
+    assert type(mood["model"]).__name__ == "BertForSequenceClassification"
+    assert mood["pipe"]("a b")[0]["label"] in ("no", "yes")
+    assert type(words["model"]).__name__ == "BertForMaskedLM"
+    assert embed["embeddings"].shape == (2, 32)

@@ -8,6 +8,7 @@ from huggingface_hub import HfApi
 
 from demo.loopback_hub import LoopbackHub
 from hub.client import Hub
+from hub.how_to_load import Loadable
 from hub.merged import read_merged
 from merging.errors import InputError
 
@@ -49,8 +50,26 @@ def test_anybody_reads_a_public_merge(place: Place) -> None:
     found = read_merged(Hub.anonymous(place.hub.url), "ana/merged")
     assert found.recipe.output.repo_id is None
     assert [entry.model for entry in found.recipe.models] == ["ana/m-one@abc", "ana/m-two@def"]
-    assert (found.folders, found.architecture, found.license) == (("one",), "BertForSequenceClassification", "mit")
+    assert (found.folders, found.license) == (("one",), "mit")
     assert found.url == f"{place.hub.url}/ana/merged"
+
+
+def test_each_model_is_loaded_by_what_stands_in_its_folder(place: Place) -> None:
+    """Its own class, or its own library; a broken config is a model of no known class."""
+    bert = '{"model_type": "bert", "architectures": ["BertForSequenceClassification"]}'
+    place.put("merged", recipe_yaml=RECIPE.replace("m-one", "mood").replace("m-two", "embed"), config_json=bert)
+    for path, body in {
+        "mood/config.json": "[",
+        "embed/config.json": bert.replace("ForSequenceClassification", "Model"),
+        "embed/modules.json": "[{}]",
+        "embed/config_sentence_transformers.json": '{"model_type": "SparseEncoder"}',
+    }.items():
+        place.api.upload_file(repo_id="ana/merged", path_or_fileobj=body.encode(), path_in_repo=path)
+    found = read_merged(Hub.anonymous(place.hub.url), "ana/merged")
+    assert found.models == (Loadable("mood", ""), Loadable("embed", "feature-extraction", "SparseEncoder"))
+    place.put("whole", recipe_yaml=RECIPE, config_json=bert)
+    whole = read_merged(Hub.anonymous(place.hub.url), "ana/whole")
+    assert whole.models == (Loadable("", "text-classification"),)
 
 
 @pytest.mark.parametrize(

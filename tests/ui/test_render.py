@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from hub.how_to_load import Loadable
 from hub.merged import MergedModel
 from hub.search import Hit
 from jobs.job import STAGES, Job, StageState
@@ -19,7 +20,7 @@ from merging.recipe import recipe_from_dict
 from merging.tensors import HeaderSource
 from tests.tiny_models import save_tiny
 from ui import render
-from ui.model_page import loading, merged_html
+from ui.model_page import merged_html
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'`&"
 
@@ -99,16 +100,26 @@ def test_an_address_that_is_no_address_is_no_link(url: str) -> None:
 
 
 def test_a_merged_models_page_is_safe_and_says_how_to_load_it() -> None:
-    """A hostile repo shows as text; each task has its line, and the trap of `pipeline(subfolder=)` is named."""
+    """A hostile repo shows as text; each task has its own lines, and the trap of `pipeline(subfolder=)` is named."""
     recipe = recipe_from_dict({"merge_method": "average", "models": [{"model": f"a/{HOSTILE}"}, {"model": "a/two"}]})
-    merged = MergedModel(
-        "ana/merged", "0" * 40, recipe, recipe.tasks, "BertForSequenceClassification", HOSTILE, False, "https://h/ana/m"
-    )
+    models = tuple(Loadable(task, "text-classification") for task in recipe.tasks)
+    merged = MergedModel("ana/merged", "0" * 40, recipe, recipe.tasks, models, HOSTILE, False, "https://h/ana/m")
     words = safe(merged_html(merged, "https://hub.example")).words
     assert HOSTILE in words
-    assert "silently takes the root of the repo" in words
+    assert "Do not write pipeline(..., subfolder=...): transformers ignores it" in words
     for task in recipe.tasks:
-        assert f'AutoModelForSequenceClassification.from_pretrained(repo, subfolder="{task}")' in loading(merged)
+        assert f'AutoModelForSequenceClassification.from_pretrained("ana/merged", subfolder="{task}")' in words
+    assert words.count("from transformers import") == 2
+
+
+def test_an_embedding_models_page_names_its_own_library() -> None:
+    """No class of transformers is shown that would give it no pooling."""
+    recipe = recipe_from_dict({"merge_method": "average", "models": ["a/one", "a/two"]})
+    models = (Loadable("", "sentence-similarity", "SentenceTransformer"),)
+    merged = MergedModel("ana/merged", "0" * 40, recipe, (), models, "mit", False, "https://h/ana/m")
+    words = safe(merged_html(merged, "https://hub.example")).words
+    assert 'model = SentenceTransformer("ana/merged")' in words
+    assert "AutoModel" not in words
 
 
 def test_the_preview_says_what_will_be_written(tmp_path: Path) -> None:
