@@ -45,6 +45,11 @@ def model_parameters() -> tuple[Parameter, ...]:
     return tuple(found.values())
 
 
+def per_model(method: MergeMethod) -> tuple[str, ...]:
+    """Names of the parameters of which each model has its own."""
+    return tuple(parameter.name for parameter in method.parameters if parameter.per_model)
+
+
 def shared_key(method: MergeMethod, parameter: Parameter) -> str:
     """The field of a shared parameter."""
     return f"{method.name}.{parameter.name}"

@@ -13,7 +13,7 @@ from hub.client import Hub
 from hub.resolve import result_is_private
 from jobs.preview import Preview
 from merging.errors import InputError, MergeError, Problem
-from merging.method import find_method
+from merging.method import MergeMethod, find_method
 from merging.parent import Parent
 from merging.recipe import Recipe, recipe_from_link, recipe_from_yaml
 from ui import browser, render
@@ -33,6 +33,7 @@ from ui.forms import (
     merged_rows,
     methods,
     model_parameters,
+    per_model,
     problems_by_field,
     read_form,
     remove_model,
@@ -69,6 +70,7 @@ class MergePage:
         self.turn = gr.Number(0, visible=False)  # a preview's number; made first: `browser.COUNTED` wants so
         self.draft = gr.State({"models": []})
         self.known = gr.State({})  # model -> Parent, as last resolved
+        self.shown = gr.State(methods()[0].name)  # the method that the rows' fields are of
         self.nonce = gr.State("")
         self.offer = gr.JSON(visible=False)  # what the server would write where people write, see `ui.browser`
         self.named = gr.Textbox(visible=False)  # the name that the form wrote by itself
@@ -102,13 +104,15 @@ class MergePage:
             elem_id="search",
         )
         self.picked = fragment()
+        first = per_model(methods()[0])
         for index in range(ROWS):
             with gr.Column(visible=False, elem_id=f"row-{index + 1}", elem_classes="mm-model-row") as row:
                 with gr.Row(equal_height=False):
                     self.row_texts.append(fragment(elem_id=f"model-{index + 1}"))
                     for parameter in model_parameters():
                         key = f"models.{index}.parameters.{parameter.name}"
-                        self.controls[key] = parameter_component(parameter, f"{label(parameter)} of model {index + 1}")
+                        name, used = f"{label(parameter)} of model {index + 1}", parameter.name in first
+                        self.controls[key] = parameter_component(parameter, name, visible=used)
                     remove = gr.Button("Remove", size="sm", min_width=80, scale=0, elem_id=f"remove-{index + 1}")
                     self.removes.append(remove)
                 with gr.Accordion("Task name, text for statistics", open=False):
@@ -176,6 +180,7 @@ class MergePage:
         inputs: set[Any] = {
             self.draft,
             self.known,
+            self.shown,
             self.named,
             self._base.written,
             self.nonce,
@@ -187,14 +192,8 @@ class MergePage:
         }
         notes = [self.preview, self.note, self._base.note, self.parameters_note, self.output_note]
         shown: list[Any] = [*notes, self.about, self.worker, self.offer]
-        shown += [
-            self.known,
-            self.summary,
-            self._base.group,
-            *self.groups.values(),
-            *self.row_texts,
-            self.controls["output.root"],
-        ]
+        shown += [self.known, self.shown, self.summary, self._base.group, *self.groups.values(), *self.row_texts]
+        shown += [self.controls["output.root"], *self._row_fields().values()]
         form: list[Any] = [self.draft, *self.controls.values(), *self.rows, *self.row_texts, self.offer]
         form += [self.picked, self.search, self.yaml_note, self.opening, self.nonce]
         written = [self.named, *(self.controls[f"output.{one}"] for one in ("name", "owner", "root")), self.yaml]
@@ -314,6 +313,7 @@ class MergePage:
             updates: Updates = {group: gr.Group(visible=False) for group in self.groups.values()}
             updates[self.groups[method.name]] = gr.Group(visible=bool(shared_parameters(method)))
             updates |= {self.summary: render.method_summary(method), self.note: ""}
+            updates |= self._fields_of(method, data[self.shown])
             updates[self.about] = "" if draft["models"] else render.about()
             updates[self.worker] = render.notice(NO_WORKER, "warning") if self._desk.worker_missing() else ""
             hub = self._desk.hub(token, request)
@@ -356,6 +356,20 @@ class MergePage:
                     hub.url,
                 )
             return updates
+
+    def _row_fields(self) -> dict[str, Component]:
+        """The per-model parameters of all rows, by their keys."""
+        names = [f"models.{row}.parameters.{one.name}" for row in range(ROWS) for one in model_parameters()]
+        return {name: self.controls[name] for name in names}
+
+    def _fields_of(self, method: MergeMethod, shown: str) -> Updates:
+        """Rows with the fields that the method has; nothing is touched while the method stays."""
+        if method.name == shown:
+            return {}
+        used = per_model(method)
+        fields = self._row_fields().items()
+        updates: Updates = {control: gr.update(visible=key.rpartition(".")[2] in used) for key, control in fields}
+        return updates | {self.shown: method.name}
 
     def _found(self, draft: Draft, values: Values, preview: Preview | None) -> dict[str, Parent]:
         """What a preview has learnt of the models in the rows, and of the base."""

@@ -2,11 +2,13 @@
 
 import base64
 import zlib
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from merging.errors import InputError
-from merging.recipe import distinctive, recipe_from_dict, recipe_from_link, recipe_from_yaml, valid_repo_id
+from merging.recipe import Recipe, distinctive, recipe_from_dict, recipe_from_link, recipe_from_yaml, valid_repo_id
 
 GOOD = """
 merge_method: regmean
@@ -62,7 +64,8 @@ def test_a_damaged_or_exploding_link_is_one_sentence(packed: str) -> None:
         (
             "merge_method: regmaen\nmodels: [{model: a/b}]",
             "merge_method",
-            "There is no merge method 'regmaen': the methods are average, fisher, regmean. Did you mean \"regmean\"?",
+            "There is no merge method 'regmaen': the methods are average, dare_ties, fisher, regmean, slerp, "
+            'task_arithmetic, ties. Did you mean "regmean"?',
         ),
         (
             "merge_method: average\nmodel: 1\nmodels: [{model: a/b}]",
@@ -219,3 +222,61 @@ def test_bad_values_for_layers_are_named(alpha: object, sentence: str) -> None:
     with pytest.raises(InputError) as error:
         recipe_from_dict(PAIR | {"merge_method": "regmean", "parameters": {"alpha": alpha}})
     assert str(error.value).startswith(sentence)
+
+
+def based(*models: Any, base: str | None = "org/base", method: str = "task_arithmetic", **more: Any) -> Recipe:
+    """A recipe of a method that needs a base."""
+    return recipe_from_dict({"merge_method": method, "models": list(models), "base_model": base, **more})
+
+
+@pytest.mark.parametrize(
+    ("entry", "base"),
+    [
+        ("org/base", "org/base"),
+        ("org/base", "org/base@main"),
+        ("./m/base", "./m/../m/base/"),
+        ("./base", "./base/"),
+        ("~/base", f"{Path.home()}/base"),
+    ],
+)
+def test_a_base_among_the_models_is_left_out_while_the_recipe_is_read(entry: str, base: str) -> None:
+    """As other tools' recipes have it: with all that stands beside it, and also where it says nothing at all."""
+    listed = {"model": entry, "parameters": {"weight": 9, "of_another_tool": 1}}
+    recipe = based(listed, {"model": "a/b", "parameters": {"weight": 0.5}}, "a/c", base=base)
+    assert [one.model for one in recipe.models] == ["a/b", "a/c"]
+    assert recipe.bound()["weight"] == (0.5, 1.0)
+    assert recipe.tasks == ("b", "c")
+    assert recipe_from_yaml(recipe.to_yaml()) == recipe
+
+
+def test_another_revision_of_the_base_is_a_model_like_any_other() -> None:
+    """A later state of a repo may be merged with an earlier one."""
+    assert len(based("org/base", "a/b", base="org/base@first").models) == 2
+
+
+def test_a_base_that_the_method_does_not_need_is_no_reason_to_leave_a_model_out() -> None:
+    """The average of a base and its fine-tune is a wish like another; that `base_model` is not used is a warning."""
+    recipe = based("org/base", "a/b", method="average")
+    assert [one.model for one in recipe.models] == ["org/base", "a/b"]
+    assert recipe.base is None
+
+
+def test_a_link_keeps_the_base() -> None:
+    """The base is part of the wish."""
+    recipe = based("a/b", "a/c", base="org/base@abc")
+    opened = recipe_from_link(recipe.to_link())
+    assert opened.base is not None
+    assert (opened.base.repo_id, opened.base.revision) == ("org/base", "abc")
+
+
+def test_what_is_wrong_behind_a_base_among_the_models_is_named_by_its_place_in_the_file() -> None:
+    """The base was left out, and the field is still the one that its author sees."""
+    with pytest.raises(InputError) as error:
+        based("org/base", {"model": "a/b", "parameters": {"weight": "heavy"}})
+    assert error.value.problem.where == "models.1.parameters.weight"
+
+
+def test_an_empty_base_is_none() -> None:
+    """`base_model:` with nothing behind it."""
+    assert based("a/b", base="").base_model is None
+    assert based("a/b", base=None).base is None
