@@ -31,14 +31,16 @@ class _Meter:
 
     def __init__(self) -> None:
         self.done = 0
+        self.kept = 0  # of it, what an earlier start had fetched of a file
         self.stopped = False
         self._lock = threading.Lock()
 
-    def add(self, count: float | None) -> None:
+    def add(self, count: float | None, *, kept: bool = False) -> None:
         if self.stopped:
             raise _Stopped
         with self._lock:
             self.done += int(count or 0)
+            self.kept += int(count or 0) if kept else 0
 
     def bar(self) -> type[Any]:
         """A class that the client takes for tqdm."""
@@ -47,7 +49,7 @@ class _Meter:
         class Bar:
             def __init__(self, *args: Any, **kwargs: Any) -> None:
                 self.total, self.n = kwargs.get("total"), 0
-                meter.add(kwargs.get("initial"))
+                meter.add(kwargs.get("initial"), kept=True)
 
             def update(self, n: float | None = 1) -> None:
                 meter.add(n)
@@ -112,7 +114,7 @@ def _download(
     meter = _Meter()
     present = [name for name, facts in files.items() if _right(folder / name, facts)]
     kept = sum(files[name][0] for name in present)
-    yield Progress("fetch", kept, total, message=repo_id)
+    yield Progress("fetch", kept, total, message=repo_id, kept=kept)
     pool = ThreadPoolExecutor(AT_ONCE)
     try:
         left = {
@@ -124,12 +126,12 @@ def _download(
             done, left = wait(left, timeout=TICK, return_when=FIRST_COMPLETED)
             for future in done:
                 future.result()
-            yield Progress("fetch", min(total, kept + meter.done), total, message=repo_id)
+            yield Progress("fetch", min(total, kept + meter.done), total, message=repo_id, kept=kept + meter.kept)
     finally:
         meter.stopped = True
         pool.shutdown(wait=True, cancel_futures=True)
     shutil.rmtree(folder / ".cache", ignore_errors=True)
-    yield Progress("fetch", total, total, message=repo_id)
+    yield Progress("fetch", total, total, message=repo_id, kept=kept + meter.kept)
 
 
 def _one(hub: Hub, repo_id: str, revision: str, name: str, facts: tuple[int, str], folder: Path, meter: _Meter) -> None:

@@ -131,27 +131,31 @@ def fetch(context: StageContext) -> Steps:
 
     parents, base = context.remote()
     plan = make_plan(context.pinned, parents, base).raise_if_impossible()
-    done = 0
+    total, done, kept = plan.download_bytes, 0, 0
     for index, parent in enumerate(parents):  # before any weights: they may be refused by their values
         for kind, fact in parent.statistics.items():
             path = context.folder.statistics(index, kind)
             message = f"{kind.title()} statistics of {parent.model}"
-            yield Progress("fetch", done, plan.download_bytes, "bytes", message)
+            found = nbytes = fact.nbytes if parent.revision else 0
+            yield Progress("fetch", done, total, message=message, kept=kept)
             for step in fetch_statistics(context.hub, fact, path):
-                yield Progress("fetch", done + step.done, plan.download_bytes, "bytes", message)
+                found = step.kept
+                yield Progress("fetch", done + step.done, total, message=message, kept=kept + found)
             check_values(path)
-            done += fact.nbytes
+            done, kept = done + nbytes, kept + found
     wanted = [(parent, plan.fetch[index], context.folder.parent(index)) for index, parent in enumerate(parents)]
     wanted += [(base, plan.fetch_base, context.folder.base)] if base else []
     for source, names, folder in wanted:
         if not source.revision:
             continue  # a folder of this machine
+        found = 0
         for step in download(context.hub, source, names, folder):
-            yield Progress("fetch", done + step.done, plan.download_bytes, "bytes", step.message or source.model)
-        done += sum(source.files.get(name, 0) for name in names)
+            found = step.kept
+            yield Progress("fetch", done + step.done, total, message=step.message, kept=kept + found)
+        done, kept = done + sum(source.files.get(name, 0) for name in names), kept + found
     _agree(plan, make_plan(context.pinned, *context.local()), context.folder)
-    yield Progress("fetch", plan.download_bytes, plan.download_bytes, "bytes")
-    return {"bytes": plan.download_bytes}
+    yield Progress("fetch", total, total, kept=kept)
+    return {"bytes": total}
 
 
 def _agree(headers: Plan, files: Plan, folder: JobFolder) -> None:
@@ -173,7 +177,8 @@ def calibrate(context: StageContext) -> Steps:
     for place, (index, kind) in enumerate(missing):
         for step in _collect(context, index, kind):
             message = f"{kind} of {context.pinned.models[index].repo_id} ({place + 1} of {len(missing)})"
-            yield Progress("calibrate", step.done, step.total, step.unit, message)
+            done, total = place * step.total + step.done, len(missing) * step.total  # they have about as many texts
+            yield Progress("calibrate", done, total, step.unit, message)
     return {"collected": len(missing)}
 
 

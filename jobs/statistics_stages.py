@@ -95,9 +95,10 @@ def calibrate(context: StatisticsContext) -> Steps:
             revision=wish.revision or "",
         )
         message = f"{kind} of {wish.model_id} ({place + 1} of {len(context.files)})"
+        more = place + 1 < len(context.files)  # of another kind, which takes another time
         try:
             for step in work:
-                yield Progress("calibrate", step.done, step.total, step.unit, message)
+                yield replace(step, message=message, partial=more)
         except InputError as error:
             raise InputError.of(_without(problem, context.folder.text) for problem in error.problems) from None
         partial.replace(path)
