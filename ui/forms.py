@@ -162,9 +162,14 @@ def fill_form(recipe: Recipe) -> tuple[Draft, Values]:
         )
     draft, values = empty_form()
     data = recipe.to_dict()
-    draft["models"] = [_unfilled(entry) for entry in data["models"]]
     draft["output"] = {"private": recipe.output.private} if recipe.output.private is False else {}
     method, bound = recipe.method, recipe.bound()
+    draft["models"] = [
+        _unfilled(
+            {**entry, "parameters": {**recipe.parameters, **entry.get("parameters", {})}}, _by_layer(method, bound, row)
+        )
+        for row, entry in enumerate(data["models"])
+    ]
     values |= {
         "merge_method": method.name,
         "dtype": recipe.dtype or SAME_DTYPE,
@@ -185,7 +190,7 @@ def fill_form(recipe: Recipe) -> tuple[Draft, Values]:
         values[f"{start}.task"] = entry.task or ""
         values[f"{start}.calibration.data"] = entry.calibration.data if entry.calibration else ""
         for one in method.parameters:
-            if one.per_model:
+            if one.per_model and one.name not in _by_layer(method, bound, index):
                 values[f"{start}.parameters.{one.name}"] = bound[one.name][index]
     return draft, values
 
@@ -261,7 +266,9 @@ def _shared(draft: Draft, values: Values, method: MergeMethod, one: Parameter) -
 def _entry(method: MergeMethod, index: int, entry: Mapping[str, Any], values: Values) -> dict[str, Any]:
     start = f"models.{index}"
     data = {**entry}
+    kept = data.pop("parameters", {})
     own = {one.name: values[f"{start}.parameters.{one.name}"] for one in method.parameters if one.per_model}
+    own |= {one.name: kept[one.name] for one in method.parameters if one.name in kept and own[one.name] == one.default}
     if own:
         data["parameters"] = own
     if values[f"{start}.task"]:
@@ -285,9 +292,16 @@ def _output(draft: Draft, values: Values) -> dict[str, Any]:
     return output
 
 
-def _unfilled(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a recipe's model has no field."""
+def _by_layer(method: MergeMethod, bound: Mapping[str, Any], row: int) -> tuple[str, ...]:
+    """Names of a model's own parameters that differ from layer to layer: no field holds them."""
+    return tuple(name for name in per_model(method) if isinstance(bound[name][row], ByLayer))
+
+
+def _unfilled(entry: Mapping[str, Any], by_layer: Sequence[str]) -> dict[str, Any]:
+    """What of a recipe's model has no field; what differs by layer is kept until its field is moved."""
     data = {key: value for key, value in entry.items() if key not in ("parameters", "task", "calibration")}
+    kept = {name: value for name, value in entry.get("parameters", {}).items() if name in by_layer}
+    data |= {"parameters": kept} if kept else {}
     rest = {key: value for key, value in entry.get("calibration", {}).items() if key != "data"}
     return data | ({"calibration": rest} if rest else {})
 

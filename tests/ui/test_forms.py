@@ -4,20 +4,25 @@ import pytest
 
 from merging.errors import InputError, Problem
 from merging.method import METHODS, find_method
+from merging.parent import Parent
 from merging.recipe import Recipe, recipe_from_dict, recipe_from_yaml
+from merging.tensors import HeaderSource
 from ui.forms import (
     ROWS,
     add_model,
+    common_base,
     default_name,
     empty_form,
     fields,
     fill_form,
     hub_id,
+    merged_rows,
     methods,
     model_parameters,
     problems_by_field,
     read_form,
     remove_model,
+    share,
     shared_key,
     shared_parameters,
 )
@@ -190,3 +195,80 @@ def test_values_by_layer_are_kept_until_their_field_is_moved() -> None:
     draft, values = fill_form(recipe)
     assert read_form(draft, values).parameters["alpha"] == cases
     assert read_form(draft, values | {"regmean.alpha": 0.3}).parameters["alpha"] == 0.3
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_models_own_values_by_layer_are_kept_until_their_field_is_moved(shared: bool) -> None:
+    """Also where they stand for all models, and when another model's row goes."""
+    gradient = {"weight": [1, 0.5, 0]}
+    models = [{"model": "a/one"}, {"model": "a/two", "parameters": {} if shared else gradient}]
+    recipe = recipe_from_dict(
+        {"merge_method": "ties", "models": models, "base_model": "a/base", "parameters": gradient if shared else {}}
+    )
+    draft, values = fill_form(recipe)
+    assert read_form(draft, values).models[1].parameters["weight"] == gradient["weight"]
+    assert read_form(*remove_model(draft, values, 0)).models[0].parameters["weight"] == gradient["weight"]
+    moved = read_form(draft, values | {"models.1.parameters.weight": 0.3})
+    assert moved.models[1].parameters["weight"] == 0.3
+
+
+def test_a_recipe_with_a_base_survives_the_form() -> None:
+    """The base is a field of its own, and a method without one does not get it."""
+    recipe = recipe_from_dict(
+        {"merge_method": "slerp", "models": [{"model": "a/one"}], "base_model": "a/base@abc", "parameters": {"t": 0.3}}
+    )
+    draft, values = fill_form(recipe)
+    again = read_form(draft, values)
+    assert (again.base_model, again.bound()) == ("a/base@abc", recipe.bound())
+    assert read_form(draft, values | {"merge_method": "average"}).base_model is None
+
+
+def test_a_pasted_link_is_a_base_too() -> None:
+    """As in the search of the models."""
+    draft, values = form_of("a/one", method="slerp")
+    assert read_form(draft, values | {"base_model": " https://huggingface.co/a/base "}).base_model == "a/base"
+
+
+def test_a_row_that_names_the_base_is_left_out_with_all_that_was_typed_there() -> None:
+    """The other rows keep what is theirs."""
+    draft, values = form_of("a/base", "a/one", "a/two", method="ties")
+    values |= {"base_model": "a/base", "models.0.parameters.weight": 5.0, "models.2.parameters.weight": 0.7}
+    assert merged_rows(draft, values) == [1, 2]
+    recipe = read_form(draft, values)
+    assert [entry.model for entry in recipe.models] == ["a/one", "a/two"]
+    assert recipe.bound()["weight"] == (1.0, 0.7)
+    assert merged_rows(draft, values | {"merge_method": "average"}) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("named", "base"),
+    [(("a/base", "a/base"), "a/base"), (("a/base", ""), "a/base"), (("a/base", "b/base"), ""), (("", ""), "")],
+)
+def test_the_base_is_the_one_that_the_cards_agree_on(named: tuple[str, ...], base: str) -> None:
+    """A card that names none does not disagree."""
+    parents = [Parent("a/x", "", {}, HeaderSource({}), fine_tuned_from=name) for name in named]
+    assert common_base(parents) == base
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "said"),
+    [
+        ("average", {}, "25.0% of the merge"),
+        ("average", {"normalize": False}, "1 × its values"),
+        ("ties", {}, "25.0% of the change to the base"),
+        ("task_arithmetic", {}, "1 × its change to the base"),
+    ],
+)
+def test_a_weight_is_told_as_what_it_does(method: str, parameters: dict, said: str) -> None:
+    """A share where only the ratios count, else a factor."""
+    models = [{"model": "a/one"}, {"model": "a/two", "parameters": {"weight": 3.0}}]
+    recipe = recipe_from_dict(
+        {"merge_method": method, "models": models, "base_model": "a/base", "parameters": parameters}
+    )
+    assert share(recipe, recipe.effective_weights[0]) == said
+
+
+def test_a_method_without_weights_tells_none() -> None:
+    """SLERP has its place between the two, which stands in its own field."""
+    recipe = recipe_from_dict({"merge_method": "slerp", "models": ["a/one"], "base_model": "a/base"})
+    assert share(recipe, recipe.effective_weights[0]) == ""
