@@ -196,3 +196,37 @@ def test_tasks_of_known_classes() -> None:
     assert pipeline_tag("ViTForImageClassification") == "image-classification"
     assert pipeline_tag("BertModel") == "feature-extraction"
     assert pipeline_tag("BertForPreTraining") == ""
+
+
+BASED = wish(f"ann/a@{SHA}", f"bob/b@{SHA}", method="task_arithmetic", base_model=f"org/base@{SHA}")
+
+
+def test_the_base_stands_in_the_text_and_not_among_the_parents_of_the_metadata() -> None:
+    """The Hub's tree is made of what was merged; people read what it was merged on."""
+    text = card(BASED, parent("ann/a"), parent("bob/b"), base=parent("org/base"))
+    assert head_of(text)["base_model"] == ["ann/a", "bob/b"]
+    assert "2 fine-tuned bert models and their base `org/base` merged into one by **Task arithmetic**" in text
+    assert f"| `org/base` | `{SHA[:12]}` | the base | `mit` |" in text
+    alone = wish(f"ann/a@{SHA}", method="slerp", base_model=f"org/base@{SHA}")
+    text = card(alone, parent("ann/a"), base=parent("org/base"), made=report(files={"model.safetensors": "a"}))
+    assert "A fine-tuned bert model and its base `org/base` merged into one by **SLERP**" in text
+    assert f"| `ann/a` | `{SHA[:12]}` |  | `mit` |" in text  # SLERP has no weights
+
+
+def test_the_licence_of_the_base_counts() -> None:
+    """It is in the result like those of the models."""
+    parents = (parent("ann/a"), parent("bob/b"))
+    assert head_of(card(BASED, *parents, base=parent("org/base", "llama3")))["license"] == "llama3"
+    unnamed = card(BASED, *parents, base=parent("org/base", ""))
+    assert "license" not in head_of(unnamed)
+    assert "Not every parent names a licence" in unnamed
+
+
+def test_a_hostile_base_is_only_a_name() -> None:
+    """Whatever it is called, the card stays a card."""
+    clean = tokens(card(BASED, parent("ann/a"), parent("bob/b"), base=parent("org/base")))
+    for name in HOSTILE:
+        recipe = BASED.model_copy(update={"base_model": name})
+        hostile = card(recipe, parent("ann/a"), parent("bob/b"), base=parent(name, name))
+        assert tokens(hostile) == clean
+        assert head_of(hostile)["base_model"] == ["ann/a", "bob/b"]
