@@ -31,6 +31,7 @@ from merging.errors import InputError, MergeError
 RepoType = Literal["model", "dataset", "space"]
 CLIENT_ERRORS = (HfHubHTTPError, HFValidationError, EntryNotFoundError, httpx2.HTTPError, OSError)
 UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
+DEFAULT = "https://huggingface.co"  # the Hub where HF_ENDPOINT names no other
 LOG_IN = "Run `hf auth login`, or set HF_TOKEN"
 LOG_IN_AGAIN = "Mend HF_TOKEN if it is set, else run `hf auth login`"  # HF_TOKEN goes before a login
 
@@ -159,10 +160,19 @@ def explain(hub: Hub, error: Exception, repo_id: str, where: str = "", revision:
     if isinstance(error, HfHubHTTPError) and error.response is not None:
         return _refused(hub, error, repo_id, where)
     if isinstance(error, httpx2.HTTPError | OfflineModeIsEnabled | ConnectionError | TimeoutError | HfHubHTTPError):
-        return HubUnavailable("The Hub cannot be reached", type(error).__name__, "Try again in a minute")
+        return _unreachable(hub, error)
     if isinstance(error, OSError) and not isinstance(error, EntryNotFoundError):
         return MergeError(f"{repo_id} could not be read or written", error.strerror or type(error).__name__)
     return HubUnavailable("The Hub gave no answer that can be used", type(error).__name__, "Try again in a minute")
+
+
+def _unreachable(hub: Hub, error: Exception) -> HubUnavailable:
+    """No answer at all. The address stands there: where HF_ENDPOINT names another Hub, it may be the fault."""
+    offline = isinstance(error, OfflineModeIsEnabled)
+    address = re.sub(r"//[^/@]*@", "//", hub.url)  # nobody's password
+    why = "HF_HUB_OFFLINE is set" if offline else f"{address} does not answer ({type(error).__name__})"
+    other = "" if address == DEFAULT else ", or mend HF_ENDPOINT"
+    return HubUnavailable("The Hub cannot be reached", why, "Unset it" if offline else f"Try again in a minute{other}")
 
 
 def server_words(error: HfHubHTTPError) -> str:
@@ -198,7 +208,8 @@ def _gated(hub: Hub, error: GatedRepoError, repo_id: str, where: str) -> InputEr
         fix = hub.advice("Sign in", "Run `hf auth login` or set HF_TOKEN")
         return InputError(what, "nobody is signed in", f"{fix}, and ask for access at {page}", where)
     if scope_in(server_words(error)) or hub.lacks("gated-repos", "read-repos", "write-repos", "manage-repos"):
-        return InputError(what, "the scope gated-repos was not granted", "Sign in again and grant gated-repos", where)
+        fix = hub.advice("Sign in again and grant gated-repos", f"{LOG_IN} to a token that may read gated repos")
+        return InputError(what, "the scope gated-repos was not granted", fix, where)
     return InputError(what, "its owner has not let you in", f"Ask for access at {page}", where)
 
 

@@ -76,6 +76,7 @@ class JobSpec:
     endpoint: str | None = None  # of the Hub, None is the library's own
     scopes: tuple[str, ...] | None = None  # that the sign-in granted, None when unknown
     folders_allowed: bool = False  # models may be folders of this machine (command line only)
+    own_machine: bool = False  # the token is that of the machine, whose owner signs in at a shell
 
     def as_dict(self) -> dict[str, Any]:
         """The spec as plain data."""

@@ -123,7 +123,7 @@ class JobService:
     ) -> Job:
         """Queue a job that was checked, unless the user has too many, or one for the same repo."""
         scopes = None if hub.scopes is None else tuple(sorted(hub.scopes))
-        spec = JobSpec(wish_yaml, user, new_id, hub.endpoint, scopes, folders_allowed)
+        spec = JobSpec(wish_yaml, user, new_id, hub.endpoint, scopes, folders_allowed, hub.own_machine)
         with self._store.submitting():
             self._check_limit(user, outline_of(wish_yaml).repo_id)
             self.enqueue(new_id, spec, str(hub.token), texts)

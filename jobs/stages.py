@@ -359,11 +359,16 @@ def run_stage(name: str, path: Path, request: Mapping[str, Any]) -> Steps:
     return (yield from STAGES[name](_context(path, request)))
 
 
+def hub_of(request: Mapping[str, Any]) -> Hub:
+    """The Hub as the job's owner sees it."""
+    scopes = None if request["scopes"] is None else frozenset(request["scopes"])
+    return Hub(request["endpoint"], request["token"], scopes, request["own_machine"])
+
+
 def _context(path: Path, request: Mapping[str, Any]) -> StageContext:
-    scopes = request["scopes"]
     return StageContext(
         folder=job_folder(path),
-        hub=Hub(request["endpoint"], request["token"], None if scopes is None else frozenset(scopes)),
+        hub=hub_of(request),
         recipe=recipe_from_yaml(request["recipe_yaml"]),
         folders_allowed=request["folders_allowed"],
         device=request["device"],

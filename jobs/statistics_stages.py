@@ -15,7 +15,7 @@ from hub.statistics_look import weights_of
 from jobs.job import JobFolder, read_json, write_atomically
 from jobs.local import local_model
 from jobs.stage import job_folder
-from jobs.stages import Steps, collect_statistics
+from jobs.stages import Steps, collect_statistics, hub_of
 from jobs.statistics_preview import preview_statistics, raise_if_telling
 from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress
@@ -167,12 +167,11 @@ def publish(context: StatisticsContext) -> Steps:
 
 def run_stage(name: str, path: Path, request: Mapping[str, Any]) -> Steps:
     """The stage of that name, of the statistics that the request asks for."""
-    scopes = request["scopes"]
     wish = wish_from_yaml(request["recipe_yaml"])
     assert isinstance(wish, StatisticsWish)
     context = StatisticsContext(
         folder=job_folder(path),
-        hub=Hub(request["endpoint"], request["token"], None if scopes is None else frozenset(scopes)),
+        hub=hub_of(request),
         wish=wish,
         device=request["device"],
     )

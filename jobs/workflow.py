@@ -141,6 +141,7 @@ class Runner:
             "recipe_yaml": spec.recipe_yaml,
             "user": spec.user,
             "folders_allowed": spec.folders_allowed,
+            "own_machine": spec.own_machine,
             "device": self._settings.device,
             "threads": self._settings.threads,
             "memory": parse_size(self._settings.memory),

@@ -47,8 +47,8 @@ from ui.parts import SEARCH_HELP, found_models, fragment, parameter_component
 from ui.security import spoken
 
 Updates = dict[Any, Any]
+UNDER_YOUR_NAME = "a merge is published under your own name"
 NO_WORKER = "No worker is running at the moment: merges wait until there is one."
-SIGN_IN = Problem("Not signed in", "a merge is published under your own name", "Sign in at the top of this page")
 
 
 class MergePage:
@@ -435,7 +435,8 @@ class MergePage:
             hub = self._desk.hub(token, request)
             draft, values = self._read(data)
             if not hub.signed_in:
-                return {self.note: render.problems([SIGN_IN])}
+                fix = hub.advice("Sign in at the top of this page")
+                return {self.note: render.problems([Problem("Not signed in", UNDER_YOUR_NAME, fix)])}
             try:
                 recipe = self._recipe(draft, values)
                 job = self._desk.submit(recipe, hub, data[self.nonce])

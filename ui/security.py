@@ -92,8 +92,7 @@ class Access:
         if token is not None and token.token:
             return Hub(self.endpoint, token.token, frozenset(token.scope.split()) if token.scope else None)
         if self.single_user and request is not None and request.headers.get("origin"):
-            own = get_token()
-            return Hub(self.endpoint, own) if own else Hub.anonymous(self.endpoint)
+            return Hub(self.endpoint, get_token() or False, own_machine=True)
         return Hub.anonymous(self.endpoint)
 
 

@@ -6,14 +6,14 @@ import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from demo.loopback_hub import LoopbackHub
-from hub.client import Hub
+from hub.client import LOG_IN_AGAIN, Hub
 from hub.resolve import resolve
 from jobs.job import STATISTICS_STAGES, Job, JobFolder
 from jobs.service import JobService
@@ -226,15 +226,20 @@ def test_few_tokens_are_for_nobody_else(scene: Scene) -> None:
     assert scene.ann.api.model_info("ann/m-merge-statistics").private
 
 
-def test_a_sign_in_that_ran_out_keeps_the_statistics(scene: Scene) -> None:
-    """They are published after the next sign-in; the text is gone by then."""
+@pytest.mark.parametrize("own_machine", [False, True])
+def test_a_sign_in_that_ran_out_keeps_the_statistics(scene: Scene, own_machine: bool) -> None:
+    """They are published after the next sign-in; the text is gone by then. Who came by a shell signs in there."""
     scene.hub.set_fault("/commit/", method="POST", status=401, times=None)
     scene.workers.start(fake=False)
     wish = scene.handed_over(few_texts=True)
-    job = scene.service.submit_statistics(wish, scene.ann, texts=[SECRET, *sentences(5)])
+    ann = replace(scene.ann, own_machine=own_machine)
+    job = scene.service.submit_statistics(wish, ann, texts=[SECRET, *sentences(5)])
     job = ended(scene.service, job.id, seconds=100)
     assert (job.status, job.publishable) == ("failed", True)
-    assert job.error == ("Your sign-in has run out: the statistics are kept and wait to be published. Sign in again.")
+    what, fix = (
+        ("Your token is not valid", LOG_IN_AGAIN) if own_machine else ("Your sign-in has run out", "Sign in again")
+    )
+    assert job.error == f"{what}: the statistics are kept and wait to be published. {fix}."
     assert not JobFolder(scene.workers.home, job.id).text.exists()
     scene.hub.clear_faults()
     scene.service.retry_publish(job.id, scene.ann)

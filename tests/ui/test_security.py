@@ -87,6 +87,7 @@ def test_the_machines_token_serves_our_own_page_alone(monkeypatch: pytest.Monkey
     monkeypatch.setenv("HF_TOKEN", "hf_machine")
     own = Access(None, single_user=True)
     assert own.hub(None, asked(origin="http://127.0.0.1:7860")).token == "hf_machine"
+    assert own.hub(None, asked(origin="http://127.0.0.1:7860")).own_machine  # no page to sign in at
     assert own.hub(None, asked()).token is False
     assert Access(None, single_user=False).hub(None, asked(origin="https://merge.example")).token is False
 
