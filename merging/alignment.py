@@ -63,6 +63,7 @@ def align(parents: Sequence[Parent]) -> tuple[Parent, ...]:
         for name in parent.source.specs:
             key = architecture.key(name, parent.config)
             if key not in table or name == architecture.tied[0]:  # the original before its copies
+                table.pop(key, None)  # in the order in which they are stored
                 table[key] = name
         for key, name in table.items():
             chosen.setdefault(key, architecture.modern(name))

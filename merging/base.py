@@ -10,6 +10,7 @@ from dataclasses import replace
 from merging.architecture import architecture_of
 from merging.compatibility import configs, covered_architecture, licences, quantised, vocabularies
 from merging.errors import Problem
+from merging.glance import same_weights
 from merging.heads import Arrangement
 from merging.parent import Parent
 from merging.tensors import TensorSpec
@@ -52,9 +53,8 @@ def _to_mend(found: list[Problem]) -> list[Problem]:
 def _itself(parents: Sequence[Parent], base: Parent) -> list[Problem]:
     """A parent that is the base: nothing was learnt between the two."""
     for index, parent in enumerate(parents):
-        hashes = sorted(parent.weights.values())
         named = (parent.model, parent.revision) == (base.model, base.revision)
-        if named or (all(hashes) and hashes == sorted(base.weights.values())):
+        if named or same_weights(parent, base):
             why = "it is merged with itself" if named else f"its weights are those of {base.model}, byte for byte"
             what, fix = f"{parent.model} is the base model", "Leave it out of the models"
             return [Problem(what, why, fix, f"models.{index}.model")]

@@ -5,6 +5,7 @@ from typing import Any
 
 from merging.architecture import architecture_of
 from merging.errors import Problem
+from merging.glance import same_weights
 from merging.heads import HeadRule
 from merging.parent import Parent, StatisticsFact
 from merging.recipe import Recipe
@@ -47,17 +48,14 @@ def covered_architecture(parents: Sequence[Parent]) -> Architecture:
 
 
 def _same_model(parents: Sequence[Parent]) -> list[Problem]:
-    seen: dict[tuple[str, ...], int] = {}
     for index, parent in enumerate(parents):
-        hashes = tuple(sorted(parent.weights.values()))
-        key = hashes if hashes and all(hashes) else (parent.model, parent.revision)
-        if key in seen:
-            first = seen[key]
-            why = (
-                "a model merged with itself is itself"
-                if parents[first].model == parent.model
-                else "their weights are the same, byte for byte"
-            )
+        for first, earlier in enumerate(parents[:index]):
+            named = (parent.model, parent.revision) == (earlier.model, earlier.revision)
+            if not named and not same_weights(earlier, parent):
+                continue
+            why = "their weights are the same, byte for byte"
+            if parent.model == earlier.model:
+                why = "a model merged with itself is itself"
             return [
                 Problem(
                     f"Models {first + 1} and {index + 1} are the same ({parent.model})",
@@ -66,7 +64,6 @@ def _same_model(parents: Sequence[Parent]) -> list[Problem]:
                     f"models.{index}.model",
                 )
             ]
-        seen[key] = index
     return []
 
 

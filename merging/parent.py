@@ -6,7 +6,7 @@ from typing import Any
 
 from merging.modules import MODULES_FILE, Module, modules_of
 from merging.sketch import Sketches
-from merging.tensors import TensorSource
+from merging.tensors import Header, TensorSource
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class Parent:
     source: TensorSource
     files: Mapping[str, int] = field(default_factory=dict)  # every file of the repo -> size in bytes
     weights: Mapping[str, str] = field(default_factory=dict)  # weight file -> SHA-256 in hex ("" if unknown)
+    headers: Mapping[str, Header] = field(default_factory=dict)  # weight file -> its header
+    stamp: tuple[tuple[str, int, int, int, int], ...] = ()  # of a folder: what changes with its weight files
     vocabulary: str = ""  # fingerprint of token -> id; "" when there is no tokenizer
     statistics: Mapping[str, StatisticsFact] = field(default_factory=dict)  # kind -> what is known of the file
     calibration: bool = False  # the recipe names text from which missing statistics will be collected

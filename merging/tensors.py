@@ -56,6 +56,16 @@ class TensorSpec:
         return self.numel * self.dtype.itemsize
 
 
+@dataclass(frozen=True)
+class Header:
+    """The first bytes of a safetensors file, checked. Tensors stand in the order in which their bytes lie."""
+
+    specs: Mapping[str, TensorSpec]
+    offsets: Mapping[str, int]  # absolute, in bytes from the start of the file
+    metadata: Mapping[str, str]
+    start: int  # where the tensors begin
+
+
 class TensorSource(Protocol):
     """Named tensors whose shapes are known before any weight is read."""
 

@@ -46,7 +46,8 @@ def pair(models: Mapping[str, Parent]) -> list[Parent]:
 def with_specs(parent: Parent, specs: Mapping[str, TensorSpec | None]) -> Parent:
     """The parent with other headers; None removes a tensor."""
     merged = {**parent.source.specs, **specs}
-    return replace(parent, source=HeaderSource({name: spec for name, spec in merged.items() if spec is not None}))
+    source = HeaderSource({name: spec for name, spec in merged.items() if spec is not None})
+    return replace(parent, source=source, stamp=())
 
 
 def changed(parent: Parent, **config: Any) -> Parent:

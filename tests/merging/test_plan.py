@@ -24,7 +24,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> list[Parent]:
     parents = [
         open_parent(f"demo/tiny-{name}", save_tiny(folder / name, seed=i)) for i, name in enumerate(("one", "two"))
     ]
-    return [replace(parent, source=HeaderSource(parent.source.specs), revision="0" * 40) for parent in parents]
+    return [
+        replace(parent, source=HeaderSource(parent.source.specs), stamp=(), revision="0" * 40) for parent in parents
+    ]
 
 
 def planned(parents: list[Parent], method: str = "average", **more: Any) -> Plan:
@@ -41,7 +43,8 @@ def changed(parent: Parent, **config: Any) -> Parent:
 def with_specs(parent: Parent, specs: Mapping[str, TensorSpec | None]) -> Parent:
     """The parent with other headers; None removes a tensor."""
     merged = {**parent.source.specs, **specs}
-    return replace(parent, source=HeaderSource({name: spec for name, spec in merged.items() if spec is not None}))
+    source = HeaderSource({name: spec for name, spec in merged.items() if spec is not None})
+    return replace(parent, source=source, stamp=())
 
 
 def gram_fact(parent: Parent, **changes: Any) -> StatisticsFact:
@@ -261,7 +264,7 @@ def test_plans_from_headers_and_from_files_agree(tmp_path: Path) -> None:
     """The preview's plan is the worker's plan."""
     folders = [save_tiny(tmp_path / str(seed), "llama", seed=seed, labels=None) for seed in range(2)]
     parents = [open_parent(f"a/{folder.name}", folder) for folder in folders]
-    remote = [replace(parent, source=HeaderSource(parent.source.specs)) for parent in parents]
+    remote = [replace(parent, source=HeaderSource(parent.source.specs), stamp=()) for parent in parents]
     assert planned(parents).fingerprint == planned(remote).fingerprint
 
 
