@@ -9,19 +9,17 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from hub.client import Hub, explained, read_bytes, safe_path
-from merging.checkpoint import (
+from merging.checkpoint import PICKLES, checked_config, no_safetensors
+from merging.errors import InputError
+from merging.header import (
     INDEX_LIMIT,
-    PICKLES,
     WEIGHT_FILE,
     WEIGHT_INDEX,
-    Header,
-    checked_config,
+    check_index,
     header_length,
-    index_files,
-    no_safetensors,
     parse_header,
+    parse_index,
 )
-from merging.errors import InputError
 from merging.modules import (
     MODULES_FILE,
     SIDE_LIMIT,
@@ -31,6 +29,7 @@ from merging.modules import (
     side_names,
 )
 from merging.recipe import valid_repo_id
+from merging.tensors import Header
 
 FILES_LIMIT = 20_000
 CONFIG_LIMIT = 5_000_000  # bytes
@@ -132,7 +131,8 @@ def weight_names(hub: Hub, repo: RemoteRepo, where: str = "") -> tuple[str, ...]
     Raises InputError for pickles, for missing shards, and for modules that are not known.
     """
     modules = modules_of(_modules_data(hub, repo, where), repo.repo_id)
-    return (*_root_names(hub, repo, where), *module_weights(modules, repo.files, repo.repo_id, where))
+    index = _read_index(hub, repo, where)
+    return (*_root_names(repo, index, where), *module_weights(modules, repo.files, repo.repo_id, where))
 
 
 def read_sides(hub: Hub, repo: RemoteRepo, where: str = "") -> dict[str, Any]:
@@ -153,12 +153,29 @@ def _modules_data(hub: Hub, repo: RemoteRepo, where: str) -> Any:
     return parse_side(MODULES_FILE, read_small(hub, repo, MODULES_FILE, SIDE_LIMIT, where), repo.repo_id)
 
 
-def _root_names(hub: Hub, repo: RemoteRepo, where: str) -> tuple[str, ...]:
+def read_weights(hub: Hub, repo: RemoteRepo, where: str = "") -> dict[str, Header]:
+    """The headers of all weight files, which hold what the index says. Raises InputError as `weight_names` does."""
+    modules = modules_of(_modules_data(hub, repo, where), repo.repo_id)
+    index = _read_index(hub, repo, where)
+    names = (*_root_names(repo, index, where), *module_weights(modules, repo.files, repo.repo_id, where))
+    headers = read_headers(hub, repo, names, where)
+    check_index(index, headers, repo.repo_id)
+    return headers
+
+
+def _read_index(hub: Hub, repo: RemoteRepo, where: str) -> dict[str, str]:
+    """Tensor -> shard of a model that has shards, as its index says."""
+    if WEIGHT_FILE in repo.files or WEIGHT_INDEX not in repo.files:
+        return {}
+    return parse_index(read_small(hub, repo, WEIGHT_INDEX, INDEX_LIMIT, where), repo.repo_id)
+
+
+def _root_names(repo: RemoteRepo, index: Mapping[str, str], where: str) -> tuple[str, ...]:
     if WEIGHT_FILE in repo.files:
         return (WEIGHT_FILE,)
-    if WEIGHT_INDEX not in repo.files:
+    if not index:
         raise no_safetensors(repo.repo_id, sorted(n for n in repo.files if n.endswith(PICKLES)), where)
-    names = index_files(read_small(hub, repo, WEIGHT_INDEX, INDEX_LIMIT, where), repo.repo_id)
+    names = tuple(sorted(set(index.values())))
     for name in names:
         if name not in repo.files:
             raise InputError(f"{repo.repo_id}: {name} is missing", "its index names it", "Ask its owner", where)

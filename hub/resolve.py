@@ -15,7 +15,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 from hub.client import Hub, HubUnavailable, explained
 from hub.datasets import is_local, raise_unless_readable
 from hub.identity import Identity, whoami, writing_problem
-from hub.repository import RemoteRepo, open_repo, read_config, read_headers, read_sides, read_small, weight_names
+from hub.repository import RemoteRepo, open_repo, read_config, read_sides, read_small, read_weights
 from hub.statistics import FoundStatistics, find_statistics, local_statistics, named_statistics
 from merging.checkpoint import TOKENIZER_FILES, open_parent, specs_of, vocabulary_of
 from merging.errors import InputError, MergeError, Problem
@@ -213,15 +213,15 @@ def _see_repo(question: _Question) -> _Seen:
     with ThreadPoolExecutor(2) as pool:
         config = pool.submit(read_config, hub, repo, where)
         side = pool.submit(read_sides, hub, repo, where)
-        names = weight_names(hub, repo, where)
-        headers = read_headers(hub, repo, names, where)
+        headers = read_weights(hub, repo, where)
     parent = Parent(
         model=repo.repo_id,
         revision=repo.sha,
         config=config.result(),
         source=HeaderSource(specs_of(headers, repo.repo_id)),
         files={name: file.size for name, file in repo.files.items()},
-        weights={name: repo.files[name].sha256 for name in names},
+        weights={name: repo.files[name].sha256 for name in headers},
+        headers=headers,
         calibration=entry.calibration is not None,
         license=repo.license,
         fine_tuned_from=repo.fine_tuned_from,

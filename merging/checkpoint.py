@@ -1,6 +1,6 @@
 """A folder of safetensors as a `TensorSource`, read by position, and the writer of output shards.
 
-A header is untrusted input: its size, its shapes and its offsets are checked before anything is read.
+A header is untrusted input: see `merging.header`.
 """
 
 import hashlib
@@ -8,25 +8,28 @@ import json
 import os
 import struct
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from math import prod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from merging.errors import InputError
+from merging.errors import InputError, MergeError
+from merging.header import (
+    INDEX_LIMIT,
+    WEIGHT_FILE,
+    WEIGHT_INDEX,
+    check_index,
+    header_length,
+    parse_header,
+    parse_index,
+)
 from merging.modules import MODULES_FILE, Module, module_weights, modules_of, parse_side, side_names
 from merging.parent import Parent
-from merging.tensors import CODES, DTYPES, TensorSpec
+from merging.tensors import CODES, Header, TensorSpec
 
-HEADER_LIMIT = 25_000_000  # bytes
-INDEX_LIMIT = 50_000_000
-TENSOR_LIMIT = 200_000  # tensors in one file
-WEIGHT_FILE, WEIGHT_INDEX = "model.safetensors", "model.safetensors.index.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "vocab.txt",
@@ -42,82 +45,6 @@ TOKENIZER_FILES = (
     "tekken.json",
 )
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
-
-
-@dataclass(frozen=True)
-class Header:
-    """The first bytes of a safetensors file, checked."""
-
-    specs: Mapping[str, TensorSpec]
-    offsets: Mapping[str, int]  # absolute, in bytes from the start of the file
-    metadata: Mapping[str, str]
-    start: int  # where the tensors begin
-
-
-def header_length(head: bytes, size: int, name: str) -> int:
-    """Length in bytes of the JSON header of a file of `size` bytes, from its first 8 bytes."""
-    if size < 8 or len(head) < 8:
-        raise InputError(f"{name} is cut off", f"it has {size} bytes", "Upload the whole file again")
-    length = int(struct.unpack("<Q", head[:8])[0])
-    if length > HEADER_LIMIT:
-        raise InputError(
-            f"{name} has a header of {length:,} bytes", f"at most {HEADER_LIMIT:,} are read", "Save it again"
-        )
-    if 8 + length > size:
-        raise InputError(f"{name} is cut off", "its header is longer than the file", "Upload the whole file again")
-    return length
-
-
-def parse_header(head: bytes, size: int, name: str = "file") -> Header:
-    """The header in the first bytes of a safetensors file of `size` bytes.
-
-    Raises InputError when it is cut off, not JSON, names a dtype that cannot be merged, or lies about offsets.
-    """
-    length = header_length(head, size, name)
-    try:
-        entries = json.loads(head[8 : 8 + length])
-    except (ValueError, RecursionError):
-        raise InputError(f"{name} has a broken header", "it is not JSON", "Save the model again") from None
-    if not isinstance(entries, dict) or len(entries) > TENSOR_LIMIT:
-        raise InputError(f"{name} has a broken header", "it is not a table of tensors", "Save the model again")
-    metadata = entries.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict):
-        raise InputError(f"{name} has a broken header", "its metadata is not a table", "Save the model again")
-    start = 8 + length
-    specs, places = {}, []
-    for tensor, entry in entries.items():
-        spec, begin, end = _entry(name, tensor, entry)
-        if end - begin != spec.nbytes or begin < 0 or start + end > size:
-            raise InputError(
-                f"{name}: {tensor} has wrong offsets",
-                f"[{begin}, {end}] for {spec.nbytes} bytes in a file of {size}",
-                "The file is damaged or cut off: upload it again",
-            )
-        specs[tensor] = spec
-        places.append((begin, end, tensor))
-    places.sort()
-    for (_, before, first), (begin, _, second) in pairwise(places):
-        if begin < before:
-            raise InputError(f"{name}: {first} and {second} overlap", "two tensors share bytes", "Save it again")
-    offsets = {tensor: start + begin for begin, _, tensor in places}
-    return Header(specs, offsets, {str(key): str(value) for key, value in metadata.items()}, start)
-
-
-def _entry(file: str, tensor: str, entry: Any) -> tuple[TensorSpec, int, int]:
-    try:
-        code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
-        numbers = (*shape, begin, end)
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{file}: {tensor} has a broken entry", "it lacks a field", "Save the model again") from None
-    if code not in DTYPES:
-        raise InputError(
-            f"{file}: {tensor} is stored as {str(code)[:20]}",
-            "quantised weights cannot be merged",
-            "Use the float32, float16 or bfloat16 version of this model",
-        )
-    if not all(isinstance(number, int) and 0 <= number < 2**48 for number in numbers) or prod(shape) >= 2**48:
-        raise InputError(f"{file}: {tensor} has impossible sizes", f"{numbers}", "Save the model again")
-    return TensorSpec(tensor, shape, DTYPES[code]), begin, end
 
 
 class SafetensorsFile:
@@ -158,35 +85,57 @@ class SafetensorsFile:
 class Checkpoint:
     """The weights of one model in a folder: one file, or shards with an index, and those of its modules.
 
-    A tensor of a module of sentence-transformers is called by its folder too: `2_Dense/linear.weight`.
+    A tensor of a module of sentence-transformers is called by its folder too: `2_Dense/linear.weight`. With `headers`
+    (weight file -> what is planned of it) a file need not be there before one of its tensors is read; it must then be
+    the one that was planned.
     """
 
-    def __init__(self, folder: Path, model: str = "") -> None:
-        self.folder, model = folder, model or folder.name  # errors call the model so
-        self.files = weight_files(folder)
-        self._shards = [SafetensorsFile(folder / name, f"{model}: {name}") for name in self.files]
-        self._where: dict[str, SafetensorsFile] = {}
-        self.specs: Mapping[str, TensorSpec] = specs_of(
-            {file: shard.header for file, shard in zip(self.files, self._shards, strict=True)}, model
-        )
-        for file, shard in zip(self.files, self._shards, strict=True):
-            self._where |= dict.fromkeys(_addressed(file, shard.header), shard)
+    def __init__(self, folder: Path, model: str = "", headers: Mapping[str, Header] | None = None) -> None:
+        self.folder, self._model = folder, model or folder.name  # errors call the model so
+        self.files = tuple(headers) if headers else weight_files(folder)
+        self._open: dict[str, SafetensorsFile] = {}
+        self._lock = threading.Lock()
+        self.headers: Mapping[str, Header] = headers or {}
+        self.headers = headers or {name: self._file(name).header for name in self.files}
+        self.specs: Mapping[str, TensorSpec] = specs_of(self.headers, self._model)
+        if not headers:
+            check_index(_index(folder), self.headers, self._model)
+        self._where = {name: file for file, header in self.headers.items() for name in addressed(file, header)}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
         """See `TensorSource.read`."""
-        return self._where[name].read(name.rpartition("/")[2], start, stop)
+        return self._file(self._where[name]).read(name.rpartition("/")[2], start, stop)
 
     def fill(self, name: str, start: int, out: Tensor) -> None:
         """See `TensorSource.fill`."""
-        self._where[name].fill(name.rpartition("/")[2], start, out)
+        self._file(self._where[name]).fill(name.rpartition("/")[2], start, out)
+
+    def drop(self, file: str) -> None:
+        """Give the descriptor of one file back, so that its bytes can be given back too. Nobody may be reading it."""
+        with self._lock:
+            if shard := self._open.pop(file, None):
+                shard.close()
 
     def close(self) -> None:
-        """Give the descriptors back."""
-        for shard in self._shards:
-            shard.close()
+        """Give all descriptors back."""
+        for file in self.files:
+            self.drop(file)
+
+    def _file(self, name: str) -> SafetensorsFile:
+        if (found := self._open.get(name)) is not None:
+            return found
+        with self._lock:
+            if name not in self._open:
+                shard = SafetensorsFile(self.folder / name, f"{self._model}: {name}")
+                planned = self.headers.get(name, shard.header)
+                if (shard.header.specs, shard.header.offsets) != (planned.specs, planned.offsets):
+                    shard.close()
+                    raise MergeError(f"{self._model}: {name} is not the file that was planned", "", "Merge again")
+                self._open[name] = shard
+            return self._open[name]
 
 
-def _addressed(file: str, header: Header) -> dict[str, TensorSpec]:
+def addressed(file: str, header: Header) -> dict[str, TensorSpec]:
     """The tensors of one file by the name that a plan has for them."""
     folder = file.rpartition("/")[0]
     if not folder:
@@ -201,7 +150,7 @@ def specs_of(headers: Mapping[str, Header], model: str) -> dict[str, TensorSpec]
         strange = next((name for name in header.specs if "/" in name), None)
         if strange is not None:
             raise InputError(f"{model}: {strange[:100]} is no name of a tensor", f"in {file}", "Save the model again")
-        own = _addressed(file, header)
+        own = addressed(file, header)
         if twice := specs.keys() & own.keys():
             raise InputError(f"{model}: {min(twice)} stands in two shards", file, "Save the model again")
         specs.update(own)
@@ -229,15 +178,22 @@ def _paths(folder: Path) -> tuple[str, ...]:
 def _root_files(folder: Path) -> tuple[str, ...]:
     if (folder / WEIGHT_FILE).is_file():
         return (WEIGHT_FILE,)
-    if (folder / WEIGHT_INDEX).is_file():
-        text = (folder / WEIGHT_INDEX).read_bytes()[: INDEX_LIMIT + 1]
-        files = index_files(text, folder.name)
+    if index := _index(folder):
+        files = tuple(sorted(set(index.values())))
         for name in files:
             if not (folder / name).is_file():
                 raise InputError(f"{folder.name}: {name} is missing", "its index names it", "Download it again")
         return files
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES) if folder.is_dir() else []
     raise no_safetensors(str(folder), pickles)
+
+
+def _index(folder: Path) -> dict[str, str]:
+    """Tensor -> shard of a model that has shards, as its index says."""
+    if (folder / WEIGHT_FILE).is_file() or not (folder / WEIGHT_INDEX).is_file():
+        return {}
+    with (folder / WEIGHT_INDEX).open("rb") as file:
+        return parse_index(file.read(INDEX_LIMIT + 1), folder.name)
 
 
 def no_safetensors(model: str, pickles: Iterable[str], where: str = "") -> InputError:
@@ -253,23 +209,37 @@ def no_safetensors(model: str, pickles: Iterable[str], where: str = "") -> Input
     return InputError(f"{model} has no weights", "no model.safetensors was found", "Check the name", where)
 
 
-def index_files(text: bytes, model: str) -> tuple[str, ...]:
-    """The shards that a `model.safetensors.index.json` names, sorted; each a plain file name."""
-    try:
-        if len(text) > INDEX_LIMIT:
-            raise ValueError
-        files = sorted(set(json.loads(text)["weight_map"].values()))
-        if not files or not all(Path(name).name == name and name.endswith(".safetensors") for name in files):
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise InputError(
-            f"{model} has a broken index", f"{WEIGHT_INDEX} cannot be used", "Save the model again"
-        ) from None
-    return tuple(files)
+class Digests(Mapping[str, str]):
+    """SHA-256 in hex of some files of a folder, computed when it is asked for, and kept."""
+
+    def __init__(self, folder: Path, names: Sequence[str]) -> None:
+        self._folder, self._names = folder, tuple(names)
+        self._known: dict[str, str] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self._names:
+            raise KeyError(name)
+        with self._lock:
+            if name not in self._known:
+                self._known[name] = sha256_of(self._folder / name)
+            return self._known[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
-def open_parent(model: str, folder: Path, *, revision: str = "", calibration: bool = False) -> Parent:
-    """The parent in a local folder. `model` is how the recipe names it. Raises InputError."""
+def open_parent(
+    model: str, folder: Path, *, revision: str = "", calibration: bool = False, remote: Parent | None = None
+) -> Parent:
+    """The parent in a local folder. `model` is how the recipe names it. Raises InputError.
+
+    `remote` is the same model as the Hub shows it, of which small files are here: weight files may come later, their
+    hashes are known. Those of a folder alone are computed when they are asked for.
+    """
     if not folder.is_dir():
         raise InputError(f"{model} is not a folder", "nothing is there", "Check the path")
     try:
@@ -277,21 +247,29 @@ def open_parent(model: str, folder: Path, *, revision: str = "", calibration: bo
     except (OSError, ValueError):
         raise InputError(f"{model} has no readable config.json", "it says what the tensors are", "Add it") from None
     config = checked_config(config, model)
-    source = Checkpoint(folder, model)
+    source = Checkpoint(folder, model, remote.headers if remote else None)
     files = {name: (folder / name).stat().st_size for name in _paths(folder)}
     return Parent(
         model=model,
         revision=revision,
         config=config,
         source=source,
-        files=files,
-        weights={name: sha256_of(folder / name) for name in source.files},
+        files=remote.files if remote else files,
+        weights=remote.weights if remote else Digests(folder, source.files),
+        headers=source.headers,
+        stamp=() if remote else _stamp(folder, source.files),
         vocabulary=vocabulary_of({name: (folder / name).read_bytes() for name in TOKENIZER_FILES if name in files}),
         calibration=calibration,
         side={
             name: parse_side(name, (folder / name).read_bytes(), model) for name in side_names(files, _modules(folder))
         },
     )
+
+
+def _stamp(folder: Path, files: Sequence[str]) -> tuple[tuple[str, int, int, int, int], ...]:
+    """Name, device, inode, size in bytes and time of change in ns of each file."""
+    found = [(name, (folder / name).stat()) for name in files]
+    return tuple((name, stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in found)
 
 
 def vocabulary_of(files: Mapping[str, bytes]) -> str:

@@ -15,10 +15,11 @@ from typing import Any, Literal
 import torch
 
 from merging.base import base_problems, silent
-from merging.checkpoint import TOKENIZER_FILES, WEIGHT_FILE, WEIGHT_INDEX, layout
+from merging.checkpoint import TOKENIZER_FILES, layout
 from merging.compatibility import compatibility_problems, covered_architecture
 from merging.errors import InputError, Problem
 from merging.expectation import expectation
+from merging.header import WEIGHT_FILE, WEIGHT_INDEX
 from merging.heads import Arrangement, HeadRule, arrange
 from merging.layers import depths
 from merging.modules import CHAT_FILES, MODULES_FILE, PICTURE_FILES, SENTENCE_FILES

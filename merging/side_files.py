@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from merging.checkpoint import WEIGHT_FILE, WEIGHT_INDEX, Checkpoint
+from merging.checkpoint import Checkpoint
 from merging.errors import MergeError
+from merging.header import WEIGHT_FILE, WEIGHT_INDEX
 from merging.modules import ACTIVATION, MODULES_FILE, modules_of
 from merging.parent import Parent
 from merging.plan import OutputModel, Plan, side_files

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from merging.checkpoint import Header, SafetensorsFile, ShardWriter
+from merging.checkpoint import SafetensorsFile, ShardWriter
 from merging.errors import InputError
 from merging.parent import StatisticsFact
 from merging.sketch import Sketches, packed, unpacked
-from merging.tensors import TensorSpec
+from merging.tensors import Header, TensorSpec
 
 FORMAT, VERSION = "merge-statistics", "1"
 KINDS = ("gram", "fisher")

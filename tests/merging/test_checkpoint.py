@@ -15,11 +15,11 @@ from merging.checkpoint import (
     ShardWriter,
     checked_config,
     open_parent,
-    parse_header,
     vocabulary_of,
     weight_files,
 )
 from merging.errors import InputError
+from merging.header import parse_header
 from merging.tensors import TensorSpec
 from tests.tiny_models import save_tiny
 

@@ -11,8 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from merging.checkpoint import parse_header
 from merging.errors import InputError
+from merging.header import parse_header
 from merging.sketch import distance, packed, sketch
 from merging.statistics import (
     Provenance,
