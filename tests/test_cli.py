@@ -321,6 +321,50 @@ def test_paths_in_a_recipe_are_relative_to_it(shell: Shell, tmp_path: Path) -> N
     assert (tmp_path / "out" / "config.json").is_file()
 
 
+@pytest.fixture
+def on_base(shell: Shell, models: Sequence[Path]) -> dict[str, Any]:
+    """What a recipe of ./one and ./two on their base in ./base says, with the base in the list of models too."""
+    save_tiny(shell.folder / "base", seed=0, labels=None)
+    folder = shell.folder.resolve()
+    return {"models": [str(folder / "base"), "./one", "./two"], "base_model": "./base", "merge_method": "ties"}
+
+
+def test_folders_on_a_base(shell: Shell, on_base: dict[str, Any]) -> None:
+    """Planned, merged and named; a base that the list names by another path is none of the models."""
+    recipe = shell.recipe(*on_base.pop("models"), **on_base)
+    told = shell.run("plan", recipe).stdout
+    assert told.startswith(f"ties, weights 0.5, 0.5, base {shell.folder.resolve() / 'base'}\n")
+    report = json.loads(shell.run("merge", recipe, "out", "--json", "--no-check", "--device", "cpu").stdout)
+    assert report["fallbacks"]["classifier.weight"] == "the base has no such tensor"
+    written = yaml.safe_load((shell.folder / "out" / "recipe.yaml").read_text())
+    assert [Path(entry["model"]).name for entry in written["models"]] == ["one", "two"]
+    done = shell.run("plan", shell.recipe("./one", "./two", merge_method="ties"), rc=2)
+    assert "error: TIES needs the model that the others were fine-tuned from: the recipe names none." in done.stderr
+    done = shell.run("plan", shell.recipe("./one", "./two", merge_method="ties", base_model="base"), rc=2)
+    assert "error: base is a folder: a name without ./ is a model of the Hub. Write ./base." in done.stderr
+
+
+def test_a_push_on_a_private_base_is_private(shell: Shell, api: HfApi, on_base: dict[str, Any]) -> None:
+    """As the base is, and when it is out of sight; a folder has no visibility."""
+    for name, private in (("one", False), ("base", True)):
+        api.create_repo(f"ann/{name}", private=private)
+        api.upload_folder(repo_id=f"ann/{name}", folder_path=shell.folder / name)
+    recipe = shell.recipe("ann/one", merge_method="slerp", base_model="ann/base")
+    shell.run("merge", recipe, "out", "--no-check", "--device", "cpu")
+    done = shell.run("push", "out", "ann/merged")
+    assert "note: ann/merged is private, as a parent is" in done.stderr
+    card = Path(api.hf_hub_download("ann/merged", "README.md")).read_text()
+    assert "its base `ann/base` merged into one by **SLERP**" in card
+    api.delete_repo("ann/base")
+    shutil.copytree(shell.folder / "out", shell.folder / "again", ignore=shutil.ignore_patterns(".merge-push.json"))
+    done = shell.run("push", "again", "ann/next")
+    assert "note: ann/next is private: not every parent in recipe.yaml can be seen" in done.stderr
+    local = shell.recipe("./one", merge_method="slerp", base_model="./base")
+    shell.run("merge", local, "local", "--no-check", "--device", "cpu")
+    assert shell.run("push", "local", "ann/open").stderr == ""
+    assert yaml.safe_load(Path(api.hf_hub_download("ann/open", "recipe.yaml")).read_text())["base_model"] == "base"
+
+
 def test_push(shell: Shell, api: HfApi) -> None:
     """Public, with a card and no path of this machine; the user's files stay; the same again is the same commit."""
     shell.run("merge", shell.recipe("./one", "./two"), "out", "--no-check")

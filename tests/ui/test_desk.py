@@ -74,3 +74,21 @@ def test_only_the_newest_question_of_a_session_is_answered() -> None:
     assert turns.newest("b", 1)
     turns.take("c", 1)
     assert turns.newest("b", 1)
+
+
+def test_another_base_is_another_question(hub: LoopbackHub, desk: Desk, tmp_path: Path) -> None:
+    """What was found of one base is not said of the next; the same one is not looked up again."""
+    ana = Hub(hub.url, hub.add_token("ana"))
+    ana.api.create_repo("ana/base")
+    ana.api.upload_folder(repo_id="ana/base", folder_path=save_tiny(tmp_path / "base", seed=5, labels=None))
+
+    def on(base: str) -> Recipe:
+        return a_recipe().model_copy(update={"merge_method": "task_arithmetic", "base_model": base})
+
+    assert "ana/none does not exist" in str(desk.preview(on("ana/none"), ana).errors[0])
+    found = desk.preview(on("ana/base"), ana)
+    assert [problem.where for problem in found.errors] == ["output.repo_id"]  # no name yet
+    assert found.base is not None
+    before = sum(hub.counters()["requests"].values())
+    desk.preview(on("ana/base"), ana)
+    assert sum(hub.counters()["requests"].values()) == before
