@@ -6,7 +6,7 @@ the arithmetic. On a GPU that memory is pinned, and each thread has its own stre
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -162,9 +162,9 @@ class Maker:
             self._store(step, start, raw)
 
     def _by_value(self, step: Step) -> None:
-        function = self._operands.function(step)
+        function, load = self._operands.function(step), self._loader(step, self._lengths[0])
         for start, stop in ranges(self._task.stop, self._lengths[0], self._task.start):
-            self._store(step, start, function(self._group(step, start, stop, (stop - start,), again=True)))
+            self._store(step, start, function(load(start, stop)))
 
     def _by_rows(self, step: Step) -> None:
         """Blocks of whole rows, or the tensor as one, as the method declared."""
@@ -174,94 +174,95 @@ class Maker:
         if self._operands.method.splits == "rows" and shape:
             row = max(1, math.prod(inner))
             length = max(1, self._lengths[1] // row) * row
+        load, block = self._loader(step, length), (-1, *inner) if shape else ()
         for start, stop in ranges(size, max(1, length)):
-            block = (-1, *inner) if shape else ()
-            self._store(step, start, function(self._group(step, start, stop, block)))
+            self._store(step, start, function(_shaped(load(start, stop), lambda values: values.reshape(block))))
 
     def _transposed(self, step: Step) -> None:
         """A (in, out) weight is shown to the method as (out, in), whole."""
         size, shape = step.spec.numel, step.spec.shape
-        group = self._group(step, 0, size, shape, turn=True)
+        group = _shaped(self._loader(step, size)(0, size), lambda values: values.reshape(shape).T.contiguous())
         self._store(step, 0, self._operands.function(step)(group).T.contiguous())
 
-    def _group(
-        self,
-        step: Step,
-        start: int,
-        stop: int,
-        shape: tuple[int, ...],
-        *,
-        again: bool = False,
-        turn: bool = False,
-        use: str = "",
-    ) -> TensorGroup:
-        """Values [start:stop] of every model, in `shape`; `use` keeps the memory of a second reading apart."""
+    def _loader(self, step: Step, length: int, use: str = "") -> Callable[[int, int], TensorGroup]:
+        """What reads values [start:stop] of every model, at most `length`; `use` keeps its memory apart.
+
+        All that is the same for every block of a tensor is done here, once.
+        """
         operands, merges = self._operands, step.action == "merge"
-        self._check()
+        reads = [self._reader(parent, step, length, f"{use}{i}") for i, parent in enumerate(operands.sources(step))]
+        base = operands.base if merges else None
+        read_base = self._reader(base, step, length, f"{use}base") if base else None
+        result = self._buffer(f"{use}result", length, torch.float32, self._device)
+        makes_fishers = merges and "fisher" in operands.method.needs
+        moments = self._moments(step) if makes_fishers else None
+        again = None if use else partial(self._again, step)
+        names, seed, size = operands.names if merges else (), operands.plan.recipe.seed, step.spec.numel
 
-        def block(parent: Parent, place: object) -> Tensor:
-            values = self._load(parent, step, start, stop, f"{use}{place}").reshape(shape)
-            return values.T.contiguous() if turn else values
+        def load(start: int, stop: int) -> TensorGroup:
+            self._check()
+            return TensorGroup(
+                name=step.name,
+                tensors=tuple([read(start, stop) for read in reads]),
+                base=read_base(start, stop) if read_base else None,
+                grams=self._grams,
+                fishers=self._fishers(step, start, stop) if makes_fishers else None,
+                moments=moments,
+                models=names,
+                start=start,
+                size=size,
+                seed=seed,
+                shared=self._task.shared,
+                again=again,
+                buffer=lambda: result[: stop - start],
+            )
 
-        tensors = tuple(block(parent, index) for index, parent in enumerate(operands.sources(step)))
-        fishers, moments = self._fishers(step, start, stop, tensors[0].shape) if merges else (None, None)
-        return TensorGroup(
-            name=step.name,
-            tensors=tensors,
-            base=block(operands.base, "base") if merges and operands.base else None,
-            grams=self._grams,
-            fishers=fishers,
-            moments=moments,
-            models=operands.names if merges else (),
-            start=start,
-            size=step.spec.numel,
-            seed=operands.plan.recipe.seed,
-            shared=self._task.shared,
-            again=partial(self._again, step) if again else None,
-            buffer=partial(self._like, tensors[0], use),
-        )
+        return load
 
     def _again(self, step: Step) -> Iterator[TensorGroup]:
         """Every block of the tensor, into other memory than the one at hand."""
+        load = self._loader(step, self._lengths[0], "again ")
         for start, stop in ranges(step.spec.numel, self._lengths[0]):
-            yield self._group(step, start, stop, (stop - start,), use="again ")
+            yield load(start, stop)
 
-    def _load(self, parent: Parent, step: Step, start: int, stop: int, place: str) -> Tensor:
-        """Values [start:stop] in float32 on the device, in memory that belongs to the thread and `place`."""
-        dtype, length = self._operands.dtype(parent, step), stop - start
-        if self._device.type == "cpu":
-            values = self._buffer(f"values {place}", length, torch.float32)
-            if dtype == torch.float32:
-                parent.source.fill(step.name, start, values)
-                return values
-            raw = self._buffer("raw", length, dtype)
-            parent.source.fill(step.name, start, raw)
-            return values.copy_(raw)
-        raw = self._buffer(f"raw {place}", length, dtype, pinned=True)
-        parent.source.fill(step.name, start, raw)
-        moved = self._buffer(f"moved {place}", length, dtype, self._device).copy_(raw, non_blocking=True)
-        return moved.to(torch.float32)
+    def _reader(self, parent: Parent, step: Step, length: int, place: str) -> Callable[[int, int], Tensor]:
+        """What reads values [start:stop] of a parent in float32 on the device, in memory of the thread and `place`."""
+        fill, name, dtype = parent.source.fill, step.name, self._operands.dtype(parent, step)
+        cuda = self._device.type == "cuda"
+        values = self._buffer(f"values {place}", length, torch.float32, self._device)
+        direct = not cuda and dtype == torch.float32
+        raw = values if direct else self._buffer(f"raw {place if cuda else ''}", length, dtype, pinned=cuda)
+        moved = self._buffer(f"moved {place}", length, dtype, self._device) if cuda else raw
 
-    def _fishers(
-        self, step: Step, start: int, stop: int, shape: tuple[int, ...]
-    ) -> tuple[tuple[Tensor, ...] | None, tuple[FisherMoments, ...] | None]:
-        if "fisher" not in self._operands.method.needs:
-            return None, None
+        def read(start: int, stop: int) -> Tensor:
+            count = stop - start
+            into = raw if count == length else raw[:count]
+            fill(name, start, into)
+            if direct:
+                return into
+            if cuda:
+                into = moved[:count].copy_(into, non_blocking=True)
+            return (values if count == length else values[:count]).copy_(into)
+
+        return read
+
+    def _moments(self, step: Step) -> tuple[FisherMoments, ...]:
+        pairs = zip(self._operands.fisher_totals, self._operands.pairs, strict=True)
+        return tuple(
+            FisherMoments(*total, *files["fisher"].moments(parent.disk(step.name))) for total, (parent, files) in pairs
+        )
+
+    def _fishers(self, step: Step, start: int, stop: int) -> tuple[Tensor, ...]:
         values: list[Tensor] = []
-        moments: list[FisherMoments] = []
-        for total, (parent, files) in zip(self._operands.fisher_totals, self._operands.pairs, strict=True):
+        for parent, files in self._operands.pairs:
             file, disk = files["fisher"], parent.disk(step.name)
             part = self._buffer(f"fisher {len(values)}", stop - start, torch.float32)
             if step.name in parent.rows:
                 part = reordered(file, disk, parent.rows[step.name], start, stop)
             else:
                 file.fill(disk, start, part)
-            values.append(part.to(self._device).reshape(shape))
-            moments.append(FisherMoments(*total, *file.moments(disk)))
-        return tuple(values), tuple(moments)
-
-    def _like(self, tensor: Tensor, use: str) -> Tensor:
-        return self._buffer(f"{use}result", tensor.numel(), tensor.dtype, self._device).view(tensor.shape)
+            values.append(part.to(self._device))
+        return tuple(values)
 
     def _buffer(
         self, use: str, length: int, dtype: torch.dtype, device: torch.device = CPU, *, pinned: bool = False
@@ -296,6 +297,19 @@ class Maker:
                 return InputError(f"{parent.model} holds NaN or infinity", f"in {step.name}", "Leave it out")
         method = self._operands.method.name
         return MergeError(f"{step.name} became NaN or infinite", f"merged by {method}", "Change a parameter")
+
+
+def _shaped(group: TensorGroup, change: Callable[[Tensor], Tensor]) -> TensorGroup:
+    """The group with every tensor of it changed alike; its result has the shape that they get."""
+    tensors = tuple(change(values) for values in group.tensors)
+    return replace(
+        group,
+        tensors=tensors,
+        base=None if group.base is None else change(group.base),
+        fishers=None if group.fishers is None else tuple(change(values) for values in group.fishers),
+        again=None,
+        buffer=lambda: group.empty().reshape(tensors[0].shape),
+    )
 
 
 def _finite(values: Tensor) -> bool:

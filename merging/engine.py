@@ -48,6 +48,7 @@ class Report:
     tensors: Mapping[str, int]  # action -> number of output tensors
     fallbacks: Mapping[str, str] = field(default_factory=dict)  # tensor -> reason
     notes: tuple[str, ...] = ()
+    hashing: float = 0.0  # seconds of `seconds` that the hashes of the output took
     peak_memory: int = 0  # bytes: the most anonymous memory of the process seen while it merged
 
     def as_dict(self) -> dict[str, Any]:
@@ -131,6 +132,7 @@ def merge(
         tensors={action: actions.count(action) for action in ("merge", "average", "copy")},
         fallbacks=plan.fallbacks,
         notes=tuple(sorted(work.notes)),
+        hashing=round(journal.hashing, 3),
         peak_memory=work.peak_memory,
     )
     yield Progress("merge", total, total)
@@ -157,7 +159,7 @@ def _cores() -> int:
 
 def _identity(plan: Plan, parents: Sequence[Parent]) -> str:
     """Equal for the same work on the same weights."""
-    weights = [sorted(parent.weights.items()) for parent in parents]
+    weights = [parent.stamp or sorted(parent.weights.items()) for parent in parents]
     return hashlib.sha256(json.dumps([plan.fingerprint, weights]).encode()).hexdigest()
 
 

@@ -1,6 +1,7 @@
 """Which shards of an output are finished, so that an interrupted merge goes on."""
 
 import json
+import time
 from pathlib import Path
 
 from merging.checkpoint import sha256_of
@@ -17,6 +18,7 @@ class Journal:
         self._path = out.with_name(out.name + ".journal.json")
         self._identity = identity
         self.finished: dict[str, str] = {}
+        self.hashing = 0.0  # seconds that the hashes of new shards took
         try:
             data = json.loads(self._path.read_text())
             if data["work"] == identity:
@@ -30,7 +32,9 @@ class Journal:
 
     def finish(self, path: str) -> None:
         """Note a shard that has its final name."""
+        began = time.monotonic()
         self.finished[path] = sha256_of(self._out / path)
+        self.hashing += time.monotonic() - began
         temporary = self._path.with_suffix(".tmp")
         temporary.write_text(json.dumps({"work": self._identity, "shards": self.finished}))
         temporary.replace(self._path)

@@ -23,7 +23,7 @@ from merging.plan import Plan, Shard, Step, solve_bytes
 from merging.progress import Progress
 from merging.roles import inputs_of
 
-BLOCK = 1 << 17  # values: half a megabyte of float32 a model stays in a core's cache
+BLOCK = 1 << 18  # values: smaller ones cost more calls, larger ones leave the caches
 GPU_BLOCK = 1 << 24  # values
 ROW_BLOCK = 1 << 22  # values of a matrix that is solved: large products are what BLAS is fast at
 SPAN = 1 << 23  # values that one thread takes at a time
