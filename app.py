@@ -19,6 +19,7 @@ from types import FrameType
 import uvicorn
 
 from jobs.service import JobService
+from merging.device import pick_device
 from merging.errors import InputError
 from settings import Settings
 from ui.desk import Desk
@@ -71,7 +72,8 @@ class WorkerKeeper:
 
 
 def check_start(settings: Settings, *, on_space: bool, sign_in: bool) -> None:
-    """Refuse a start that would not be safe. Raises InputError."""
+    """Refuse a start that would not be safe, or would serve nobody. Raises InputError."""
+    pick_device(settings.device, "MERGE_DEVICE")  # its worker would not start
     if on_space and settings.secret_key is None:
         raise InputError(
             "MERGE_SECRET_KEY is not set",

@@ -7,6 +7,7 @@ and pickles are refused.
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import zlib
@@ -92,7 +93,8 @@ class Store:
         try:
             with (self.home / "migrate.lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                DBOS.migrate(system_database_url=self.url)
+                with _only_our_words():
+                    DBOS.migrate(system_database_url=self.url)
                 METADATA.create_all(self.engine)
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
@@ -131,11 +133,27 @@ class Store:
         return ExecutorLock(self, executor_id)
 
 
+@contextmanager
+def _only_our_words() -> Iterator[None]:
+    """Without the library's warning of what is about to fail, and then is said in one sentence."""
+    logger = logging.getLogger("dbos")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 def _engine(url: str) -> sa.Engine:
     """SQLite: WAL, and every transaction begins with the write lock (else queue limits leak). Postgres: as it is."""
     parsed = sa.make_url(url)
     if not parsed.get_backend_name().startswith("sqlite"):
-        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=10)
+        try:
+            return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=10)
+        except ImportError as error:
+            reason = (str(error).splitlines() or [""])[0]
+            raise InputError("psycopg cannot be loaded", reason, "Install psycopg[binary] to use Postgres") from None
     engine = sa.create_engine(parsed, connect_args={"isolation_level": None, "timeout": 30})
 
     @sa.event.listens_for(engine, "connect")

@@ -20,6 +20,7 @@ from jobs.child import COMMAND
 from jobs.store import QUEUE, ExecutorLock, Store, executor_id
 from jobs.upkeep import clean_expired, executors, stranded, sweep_tokens
 from jobs.workflow import Runner
+from merging.device import pick_device
 from merging.errors import InputError
 from settings import Settings
 
@@ -42,6 +43,7 @@ def run_worker(
 
     `slot` tells the workers of one machine apart. `polling` is the seconds between two looks at the queue.
     """
+    pick_device(settings.device, "MERGE_DEVICE")  # each job would fail in the middle of its work
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold tokens
     try:
         store = Store(settings)

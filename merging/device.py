@@ -5,13 +5,16 @@ import torch
 from merging.errors import InputError
 
 
-def pick_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is one. Raises InputError for a CUDA that is not there, and for any other word."""
+def pick_device(device: str, called: str = "device") -> torch.device:
+    """`auto` is CUDA where there is one. Raises InputError for a CUDA that is not there, and for any other word.
+
+    `called` is what the person who chose it calls it.
+    """
     if device not in ("auto", "cpu", "cuda"):
         raise InputError(f"device {device}", "there is auto, cpu and cuda", "Pick one of them", "device")
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise InputError("device cuda", "this machine has none that torch can use", "Use cpu or auto", "device")
+        raise InputError(f"{called} cuda", "this machine has none that torch can use", "Use cpu or auto", "device")
     return torch.device("cuda" if device == "cuda" or (device == "auto" and available) else "cpu")
 
 

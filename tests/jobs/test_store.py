@@ -1,7 +1,9 @@
 """The database: encrypted JSON, no pickles, one writer at a time."""
 
 import base64
+import logging
 import pickle
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,23 @@ def test_an_unusable_database_is_one_sentence(tmp_path: Path) -> None:
     """Not a traceback of SQLAlchemy."""
     with pytest.raises(InputError, match="The job database cannot be used"):
         Store(Settings(home=tmp_path, database_url=f"sqlite:///{tmp_path}/no/such/folder.sqlite"))
+
+
+NOWHERE = "postgresql://nobody:secret@127.0.0.1:9/jobs"
+
+
+def test_a_postgres_that_does_not_answer_is_one_sentence(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Without the library's own words before it, and without the password."""
+    with caplog.at_level(logging.WARNING, "dbos"), pytest.raises(InputError) as caught:
+        Store(Settings(home=tmp_path, database_url=NOWHERE))
+    assert str(caught.value).startswith("The job database cannot be used: connection failed")
+    assert "secret" not in str(caught.value)
+    assert caplog.text == ""
+
+
+def test_a_missing_postgres_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what to install."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    sentence = r"psycopg cannot be loaded: .*psycopg.*\. Install psycopg\[binary\] to use Postgres\."
+    with pytest.raises(InputError, match=sentence):
+        Store(Settings(home=tmp_path, database_url=NOWHERE))

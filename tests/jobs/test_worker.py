@@ -4,12 +4,17 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
+import torch
 
 from jobs.job import JobFolder
 from jobs.service import JobService
 from jobs.store import QUEUE, executor_id
+from jobs.worker import run_worker
+from merging.errors import InputError
+from settings import Settings
 from tests.jobs.processes import TOKEN, Workers, alive, ended, queue, trace, wait_for
 
 pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
@@ -214,3 +219,11 @@ def test_the_token_is_nowhere_to_be_found(what: str, workers: Workers, service: 
     assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
     shown = json.dumps([service.get(id, "ann").as_dict(), list(service.log(id, "ann"))])
     assert TOKEN not in shown
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_worker_without_the_gpu_it_was_told_to_use_does_not_start(tmp_path: Path) -> None:
+    """Instead of failing in the middle of each job; nothing is made."""
+    with pytest.raises(InputError, match=r"MERGE_DEVICE cuda: this machine has none that torch can use"):
+        run_worker(Settings(home=tmp_path / "home", device="cuda"))
+    assert not (tmp_path / "home").exists()

@@ -6,12 +6,15 @@ from typing import Any
 
 import gradio as gr
 import pytest
+import torch
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from merging.errors import InputError
 from settings import Settings
 from ui.security import Access, Guard, spoken
+
+NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 
 
 def client(*, loopback_only: bool = False, host: str = "127.0.0.1:7860") -> TestClient:
@@ -124,10 +127,11 @@ def test_the_unexpected_is_one_sentence_with_a_reference(caplog: pytest.LogCaptu
         ({}, True, True, "MERGE_SECRET_KEY is not set"),
         ({"secret_key": "x" * 43}, True, False, "This Space has no sign-in"),
         ({"host": "0.0.0.0"}, False, False, "MERGE_HOST is 0.0.0.0"),
+        pytest.param({"device": "cuda"}, False, False, "MERGE_DEVICE cuda: this machine has none", marks=NO_GPU),
     ],
 )
 def test_an_unsafe_start_is_refused(settings: dict[str, Any], on_space: bool, sign_in: bool, sentence: str) -> None:
-    """No key or no sign-in on a Space; anything but loopback without sign-in."""
+    """No key or no sign-in on a Space; anything but loopback without sign-in; a GPU that is not there."""
     from app import check_start
 
     with pytest.raises(InputError, match=sentence):
