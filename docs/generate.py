@@ -23,7 +23,8 @@ def methods() -> str:
     rows = ["| method | what it does | needs | parameters | paper |", "| --- | --- | --- | --- | --- |"]
     for name, method in sorted(METHODS.items()):
         aliases = "".join(f", `{alias}`" for alias in method.aliases)
-        needs = ", ".join({"gram": "Gram matrices", "fisher": "Fisher"}.get(n, n) for n in sorted(method.needs)) or "–"
+        words = {"gram": "Gram matrices", "fisher": "Fisher", "base": "the base model"}
+        needs = ", ".join(words[need] for need in sorted(method.needs)) or "–"
         parameters = ", ".join(f"`{p.name}` = {p.default}" for p in method.parameters)
         rows.append(f"| `{name}`{aliases} | {method.summary} | {needs} | {parameters} | {method.paper} |")
     return "\n".join(rows)
@@ -37,8 +38,11 @@ def parameters() -> str:
     rows = ["| method | parameter | default | values | meaning |", "| --- | --- | --- | --- | --- |"]
     for name, method in sorted(METHODS.items()):
         for p in method.parameters:
-            each = ", one a model" if p.per_model else ""
+            each = ", one a model" * p.per_model + ", by layer" * p.option.by_layer
             rows.append(f"| `{name}` | `{p.name}` | {p.default} | {p.range}{each} | {p.option.help} |")
+        rows += [
+            f"| `{name}` | `{other}` | – | read, without effect | {why} |" for other, why in method.ignores.items()
+        ]
     return "\n".join(rows)
 
 

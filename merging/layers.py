@@ -5,7 +5,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)\.(\d+)\.")  # h: GPT-2, BLOOM, Falcon
-BELOW = re.compile(r"embed|\bw[tp]e\b|\bshared\b|patch|position")  # stands before the first layer
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class ByLayer:
         place = depth * (len(values) - 1)
         below = min(int(place), max(0, len(values) - 2))
         above = min(below + 1, len(values) - 1)
-        return values[below] + (values[above] - values[below]) * (place - below)
+        return values[below] * (1 - (place - below)) + values[above] * (place - below)  # exact at both ends
 
     @property
     def mean(self) -> float:
@@ -41,19 +40,19 @@ class ByLayer:
 def depths(names: Iterable[str]) -> dict[str, float]:
     """The depth of every tensor of a model: 0 in its first layer, 1 in its last, evenly spread between.
 
-    Each stack of layers (an encoder, a decoder, a vision tower) is counted by itself. What stands before the layers
-    (embeddings) has depth 0, what stands behind them (final norm, head) 1, as does the layer of a stack of one.
+    Each stack of layers (an encoder, a decoder, a vision tower) is counted by itself; the layer of a stack of one has
+    depth 1. What is in no layer (embeddings, the final norm, heads) has depth 0, as in mergekit.
     """
     found = {name: _layer(name) for name in names}
     last: dict[str, int] = {}
     for stack, number in filter(None, found.values()):
         last[stack] = max(last.get(stack, 0), number)
-    return {name: _depth(name, place, last) for name, place in found.items()}
+    return {name: _depth(place, last) for name, place in found.items()}
 
 
-def _depth(name: str, place: tuple[str, int] | None, last: dict[str, int]) -> float:
+def _depth(place: tuple[str, int] | None, last: dict[str, int]) -> float:
     if place is None:
-        return 0.0 if BELOW.search(name) else 1.0
+        return 0.0
     stack, number = place
     return number / last[stack] if last[stack] else 1.0
 

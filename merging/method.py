@@ -374,7 +374,7 @@ def weights_of(group: TensorGroup, weight: Sequence[float] | None) -> tuple[floa
 
 Weights = Annotated[
     Sequence[float] | None,
-    Option("Share of this model; only the ratios count", per_model=True, default=1.0),
+    Option("Share of this model; only the ratios count", per_model=True, default=1.0, by_layer=True),
 ]
 Shares = Annotated[
     Sequence[float] | None,

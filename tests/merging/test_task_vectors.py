@@ -151,24 +151,28 @@ def test_random_values_are_uniform_and_follow_from_their_place() -> None:
 
 
 def test_depth_is_read_from_the_names() -> None:
-    """Layers are counted in their own stack; embeddings stand before, norms and heads behind."""
+    """Layers are counted in their own stack; what is in no layer counts as the first, as in mergekit."""
     names = [f"model.layers.{layer}.mlp.experts.7.w1.weight" for layer in range(5)]
     found = depths([*names, "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"])
-    assert list(found.values()) == [0, 0.25, 0.5, 0.75, 1, 0, 1, 1]
+    assert list(found.values()) == [0, 0.25, 0.5, 0.75, 1, 0, 0, 0]
     names = [
         "encoder.block.0.layer.1.wi.weight",
         "encoder.block.1.layer.1.wi.weight",
         "decoder.block.0.layer.2.x.weight",
     ]
     assert list(depths([*names, "shared.weight"]).values()) == [0, 1, 1, 0]
-    names = ["bert.embeddings.LayerNorm.weight", "bert.encoder.layer.0.x.bias", "bert.encoder.layer.10.x.bias"]
-    assert list(depths([*names, "bert.pooler.dense.weight"]).values()) == [0, 0, 1, 1]
     assert list(depths(["h.0.attn.c_attn.weight", "h.2.x.bias", "wte.weight", "2_Dense/linear.weight"]).values()) == [
         0,
         1,
         0,
-        1,
+        0,
     ]
+    assert depths(["bert.encoder.layer.0.x.bias"]) == {"bert.encoder.layer.0.x.bias": 1}
+
+
+def test_a_gradient_is_exact_at_its_ends() -> None:
+    """A rounded density would keep one value less than asked for."""
+    assert [ByLayer((("", (1.0, 0.7, 0.1)),)).of("x", depth) for depth in (0, 0.5, 1)] == [1.0, 0.7, 0.1]
 
 
 RECIPE = [
