@@ -6,8 +6,9 @@ from hub.client import Hub
 from hub.resolve import Resolved, check_output, resolve
 from merging.errors import Problem
 from merging.parent import Parent
-from merging.plan import Plan, disk_problem, make_plan
+from merging.plan import Plan, make_plan
 from merging.recipe import Recipe
+from merging.supply import disk_problem
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def make_preview(
     else:
         plan = make_plan(resolved.recipe, resolved.parents, resolved.base)
         problems += plan.problems
-        too_large = disk_problem(plan, free)
+        too_large = disk_problem(plan.disk_bytes, free)
         problems += [too_large] if too_large else []
     if with_output:
         problems += check_output(hub, recipe)

@@ -24,13 +24,15 @@ from jobs.job import JobFolder, read_json, write_atomically
 from jobs.stage import job_folder
 from merging.checkpoint import open_parent
 from merging.errors import InputError, MergeError
+from merging.files import side_files
 from merging.offload import available_memory
 from merging.parent import Parent
-from merging.plan import Plan, disk_problem, make_plan, side_files
+from merging.plan import Plan, make_plan
 from merging.progress import Progress
 from merging.recipe import Calibration, Recipe, StatisticsKind, recipe_from_yaml
 from merging.roles import Reads
 from merging.statistics import Statistics, check_values
+from merging.supply import disk_problem
 
 CHECK_SHARE = 0.8  # of the available memory that the check of a model may take
 CHECK_LEAST = 2 << 30  # bytes: with less, importing torch and transformers alone does not end
@@ -111,7 +113,7 @@ def pin(context: StageContext) -> Steps:
     yield Progress("pin", 0, 1, "steps", "reading headers")
     resolved = resolve(context.hub, context.recipe, folders_allowed=context.folders_allowed).raise_if_impossible()
     plan = make_plan(resolved.recipe, resolved.parents, resolved.base).raise_if_impossible()
-    too_large = disk_problem(plan, shutil.disk_usage(context.folder.path).free)
+    too_large = disk_problem(plan.disk_bytes, shutil.disk_usage(context.folder.path).free)
     output = check_output(context.hub, context.recipe) if context.publishes else []
     errors = [problem for problem in output if problem.severity == "error"]
     if too_large or errors:

@@ -14,8 +14,9 @@ from merging.architecture import GENERIC, architecture_of
 from merging.compatibility import few_tokens
 from merging.errors import InputError, Problem
 from merging.parent import Parent
-from merging.plan import disk_problem, make_plan
+from merging.plan import make_plan
 from merging.recipe import recipe_from_dict
+from merging.supply import collected_bytes, disk_problem
 from merging.variants import wish_problem
 from merging.wish import Place, StatisticsWish
 
@@ -49,7 +50,8 @@ def preview_statistics(wish: StatisticsWish, hub: Hub, *, free: int) -> Statisti
     parent = resolved.parents[0]
     problems += _kind_problems(parent, wish)
     plan = make_plan(resolved.recipe, resolved.parents)
-    too_large = disk_problem(plan, free)
+    collected = sum(collected_bytes(parent, kind, wish.text.numbers) for kind in wish.collect)
+    too_large = disk_problem(plan.download_bytes + collected, free, "this model with its statistics")
     problems += [_moved(too_large, "model")] if too_large else []
     private = wish.private or parent.restricted
     identity = whoami(hub) if hub.signed_in else Identity("")

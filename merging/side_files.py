@@ -12,8 +12,10 @@ from merging.errors import MergeError
 from merging.header import WEIGHT_FILE, WEIGHT_INDEX
 from merging.modules import ACTIVATION, MODULES_FILE, modules_of
 from merging.parent import Parent
-from merging.plan import OutputModel, Plan, side_files
+from merging.plan import Plan
 from merging.progress import Progress
+from merging.steps import OutputModel
+from merging.tensors import main_dtype
 
 CODE_KEYS = ("auto_map", "custom_pipelines", "trust_remote_code")  # class paths of a stranger, and leave to run them
 DROPPED_KEYS = (*CODE_KEYS, "_name_or_path")  # and old local paths
@@ -32,7 +34,7 @@ def write_side_files(plan: Plan, parents: Sequence[Parent], out: Path) -> Iterat
         if any(Path(path).name != WEIGHT_FILE for path in output.shards):
             _write_json(folder / WEIGHT_INDEX, _index(plan, output))
         _write_json(folder / "config.json", _config(plan, parent, output))
-        for name in side_files(parent):
+        for name in output.files:
             _carry(_folder_of(parent) / name, folder / name)
         yield Progress("merge", number + 1, len(plan.outputs), "models", f"wrote {output.folder or 'the root'}")
     (out / "recipe.yaml").write_text(plan.recipe.without_output().to_yaml())
@@ -73,9 +75,9 @@ def _index(plan: Plan, output: OutputModel) -> dict[str, Any]:
 def _config(plan: Plan, parent: Parent, output: OutputModel) -> dict[str, Any]:
     config: dict[str, Any] = without_code(dict(parent.config))
     shards = {shard.path: shard for shard in plan.shards}
-    first = next(step.spec for step in shards[output.shards[0]].steps if step.spec.dtype.is_floating_point)
     config.pop("torch_dtype", None)
-    config["dtype"] = str(first.dtype).removeprefix("torch.")
+    stored = main_dtype(step.spec for path in output.shards for step in shards[path].steps)
+    config["dtype"] = str(stored).removeprefix("torch.")
     return config
 
 

@@ -137,7 +137,7 @@ def test_nan_in_a_parent_stops_the_merge_and_names_it(tmp_path: Path) -> None:
 
 def test_an_interrupted_merge_goes_on_from_its_finished_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing the generator leaves finished shards, which the next run keeps; the bytes are the same."""
-    monkeypatch.setattr("merging.plan.SHARD_BYTES", 20_000)
+    monkeypatch.setattr("merging.steps.SHARD_BYTES", 20_000)
     folders = [save_tiny(tmp_path / str(seed), seed=seed) for seed in range(2)]
     wish = recipe(*folders)
     undisturbed = run(wish, tmp_path / "whole")
@@ -155,7 +155,7 @@ def test_an_interrupted_merge_goes_on_from_its_finished_shards(tmp_path: Path, m
 
 def test_a_finished_shard_with_other_bytes_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal's hash decides, not the name."""
-    monkeypatch.setattr("merging.plan.SHARD_BYTES", 20_000)
+    monkeypatch.setattr("merging.steps.SHARD_BYTES", 20_000)
     wish = recipe(*(save_tiny(tmp_path / str(seed), seed=seed) for seed in range(2)))
     files = run(wish, tmp_path / "out").files
     shard = tmp_path / "out" / sorted(files)[0]

@@ -103,7 +103,7 @@ def test_a_sharded_embedding_model_keeps_its_dense_out_of_the_index(
     models: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     """The index names the transformer's shards alone; the Dense is found in its folder."""
-    monkeypatch.setattr("merging.plan.SHARD_BYTES", 30_000)
+    monkeypatch.setattr("merging.steps.SHARD_BYTES", 30_000)
     out = merged(tmp_path / "out", models / "e0", models / "e1")
     index = json.loads((out / "model.safetensors.index.json").read_text())
     assert len(set(index["weight_map"].values())) > 2

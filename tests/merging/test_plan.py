@@ -11,8 +11,10 @@ import torch
 
 from merging.checkpoint import open_parent
 from merging.parent import Parent, StatisticsFact
-from merging.plan import Plan, disk_problem, make_plan
+from merging.plan import Plan, make_plan
+from merging.progress import size
 from merging.recipe import recipe_from_dict
+from merging.supply import disk_problem
 from merging.tensors import HeaderSource, TensorSpec
 from tests.tiny_models import save_tiny
 
@@ -256,8 +258,13 @@ def test_one_model_alone_for_a_method_of_two(pair: list[Parent]) -> None:
 def test_not_enough_disk(pair: list[Parent]) -> None:
     """Need and free space in numbers."""
     plan = planned(pair)
-    assert disk_problem(plan, 10**12) is None
-    assert str(disk_problem(plan, 1000)).startswith("Not enough disk: this merge needs 0.")
+    assert disk_problem(plan.disk_bytes, 10**12) is None
+    needed = size(plan.disk_bytes)
+    assert plan.disk_words == f"downloads {size(plan.download_bytes)}, needs at most {needed} of disk at a time"
+    assert str(disk_problem(plan.disk_bytes, 1000)) == (
+        f"Not enough disk: this merge needs up to {needed} at a time, 1.0 kB are free. "
+        "Free some space, or take smaller models."
+    )
 
 
 def test_plans_from_headers_and_from_files_agree(tmp_path: Path) -> None:
