@@ -1,17 +1,21 @@
 """Whether models can be merged at all, from their configs and headers."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from merging.architecture import architecture_of
 from merging.errors import Problem
 from merging.glance import same_weights
+from merging.header import OTHER_VERSION
 from merging.heads import HeadRule
 from merging.parent import Parent, StatisticsFact
 from merging.recipe import Recipe
 from merging.roles import Architecture, inputs_of
+from merging.tensors import TensorSpec, main_dtype
 from merging.variants import variant_problems
 
+CODES = re.compile(r"weight|zeros|scale|packed|codes|codebook|g_idx|absmax|quant|SCB", re.IGNORECASE)
 SAME_CONFIG = (
     "num_attention_heads",
     "num_key_value_heads",
@@ -124,33 +128,34 @@ def _heads(parent: Parent) -> list[str]:
 
 def quantised(parents: Sequence[Parent]) -> list[Problem]:
     """The first parent whose weights are stored as codes: those cannot be averaged."""
+    architecture = covered_architecture(parents)
     for index, parent in enumerate(parents):
-        architecture = covered_architecture(parents)
-        codes = [
-            name
-            for name, spec in parent.source.specs.items()
-            if not spec.dtype.is_floating_point and architecture.role(name, spec.shape).kind != "buffer"
-        ]
-        if codes or parent.config.get("quantization_config"):
+        codes = [name for name, spec in parent.source.specs.items() if _is_code(architecture, name, spec)]
+        scheme = parent.config.get("quantization_config")
+        if codes or scheme:
+            name = str(scheme.get("quant_method") or "")[:30] if isinstance(scheme, dict) else ""
             return [
                 Problem(
-                    f"{parent.model} is quantised",
+                    f"{parent.model} is quantised{f' ({name})' if name else ''}",
                     f"{codes[0]} holds codes, not weights" if codes else "its config says so",
-                    "Use the float32, float16 or bfloat16 version of this model",
+                    OTHER_VERSION,
                     f"models.{index}.model",
                 )
             ]
     return []
 
 
+def _is_code(architecture: Architecture, name: str, spec: TensorSpec) -> bool:
+    """True for whole numbers that stand for weights. Others are counters and indexes, which are copied."""
+    if spec.dtype.is_floating_point:
+        return False
+    kind = architecture.role(name, spec.shape).kind
+    return kind not in ("buffer", "other") or (kind == "other" and bool(CODES.search(name)))
+
+
 def _mixed_dtypes(parents: Sequence[Parent]) -> list[Problem]:
     """Which number format wins when the models differ and the recipe does not say."""
-
-    def dtype(parent: Parent) -> str:
-        floats = (str(spec.dtype) for spec in parent.source.specs.values() if spec.dtype.is_floating_point)
-        return next(floats, "").removeprefix("torch.")
-
-    kinds = [dtype(parent) for parent in parents]
+    kinds = [str(main_dtype(parent.source.specs.values())).removeprefix("torch.") for parent in parents]
     if len(set(kinds)) == 1:
         return []
     return [

@@ -6,7 +6,8 @@ A checkpoint on disk, the headers of a remote checkpoint, a statistics file and 
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any, Protocol, TypeVar
@@ -54,6 +55,15 @@ class TensorSpec:
     def nbytes(self) -> int:
         """Size on disk in bytes."""
         return self.numel * self.dtype.itemsize
+
+
+def main_dtype(specs: Iterable[TensorSpec]) -> torch.dtype:
+    """The floating-point format of most values; float32 where there is none."""
+    counts: Counter[torch.dtype] = Counter()
+    for spec in specs:
+        if spec.dtype.is_floating_point:
+            counts[spec.dtype] += spec.numel
+    return max(counts, key=lambda dtype: counts[dtype], default=torch.float32)
 
 
 @dataclass(frozen=True)
