@@ -3,10 +3,11 @@
 Nothing goes through a cache that another user's job could read.
 """
 
+import os
 import shutil
 import threading
-from collections.abc import Generator, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from merging.progress import Progress
 
 AT_ONCE = 4  # files
 TICK = 0.2  # seconds between reports
+REST = ".cache"  # in a folder: where the client keeps what is not whole
+os.environ.setdefault("HF_XET_CHUNK_CACHE_SIZE_BYTES", "0")  # a second copy of all that is fetched, of up to 10 GB
 
 
 class _Stopped(BaseException):
@@ -76,9 +79,14 @@ def fetch(hub: Hub, parent: Parent, files: Sequence[str], folder: Path) -> Gener
         hub,
         parent.model,
         parent.revision,
-        {name: (parent.files.get(name, -1), parent.weights.get(name, "")) for name in files},
+        {name: facts_of(parent, name) for name in files},
         folder,
     )
+
+
+def facts_of(parent: Parent, name: str) -> tuple[int, str]:
+    """Size in bytes (-1 where it is not known) and SHA-256 ("" where it is not) of a file as the Hub lists them."""
+    return parent.files.get(name, -1), parent.weights.get(name, "")
 
 
 def fetch_statistics(hub: Hub, fact: StatisticsFact, path: Path) -> Generator[Progress, None, None]:
@@ -111,27 +119,60 @@ def _download(
         raise InputError(f"{repo_id}@{revision[:40]} is not pinned", "a commit is needed", "Resolve the recipe first")
     folder.mkdir(parents=True, exist_ok=True)
     total = sum(max(0, size) for size, _ in files.values())
-    meter = _Meter()
-    present = [name for name, facts in files.items() if _right(folder / name, facts)]
+    present = [name for name, facts in files.items() if is_right(folder / name, facts)]
     kept = sum(files[name][0] for name in present)
     yield Progress("fetch", kept, total, message=repo_id, kept=kept)
-    pool = ThreadPoolExecutor(AT_ONCE)
+    downloads = Downloads(hub)
     try:
-        left = {
-            pool.submit(_one, hub, repo_id, revision, name, files[name], folder, meter)
-            for name in files
-            if name not in present
-        }
-        while left:
-            done, left = wait(left, timeout=TICK, return_when=FIRST_COMPLETED)
-            for future in done:
-                future.result()
-            yield Progress("fetch", min(total, kept + meter.done), total, message=repo_id, kept=kept + meter.kept)
+        left = {downloads.start(repo_id, revision, name, files[name], folder) for name in files if name not in present}
+        for _ in finished(left):
+            yield Progress(
+                "fetch", min(total, kept + downloads.done), total, message=repo_id, kept=kept + downloads.kept
+            )
     finally:
-        meter.stopped = True
-        pool.shutdown(wait=True, cancel_futures=True)
-    shutil.rmtree(folder / ".cache", ignore_errors=True)
-    yield Progress("fetch", total, total, message=repo_id, kept=kept + meter.kept)
+        downloads.close()
+    shutil.rmtree(folder / REST, ignore_errors=True)
+    yield Progress("fetch", total, total, message=repo_id, kept=kept + downloads.kept)
+
+
+class Downloads:
+    """Single files of pinned repos on their way to the disk, several at a time, until it is closed.
+
+    The owner sees to it that the repo may be read, and removes `REST` of each folder when it is closed.
+    """
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub, self._meter = hub, _Meter()
+        self._pool = ThreadPoolExecutor(AT_ONCE)
+
+    @property
+    def done(self) -> int:
+        """Bytes that have arrived."""
+        return self._meter.done
+
+    @property
+    def kept(self) -> int:
+        """Bytes of these that an earlier start had fetched."""
+        return self._meter.kept
+
+    def start(self, repo_id: str, revision: str, name: str, facts: tuple[int, str], folder: Path) -> Future[None]:
+        """Bring a file to `folder / name`, checked by its `facts_of`; the errors of `fetch` are in the future."""
+        return self._pool.submit(_one, self._hub, repo_id, revision, name, facts, folder, self._meter)
+
+    def close(self) -> None:
+        """Stop what is under way, and wait for its threads."""
+        self._meter.stopped = True
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def finished(futures: Iterable[Future[None]]) -> Iterator[None]:
+    """A tick now and then until all are done. Raises the first error."""
+    left = set(futures)
+    while left:
+        done, left = wait(left, timeout=TICK, return_when=FIRST_COMPLETED)
+        for future in done:
+            future.result()
+        yield
 
 
 def _one(hub: Hub, repo_id: str, revision: str, name: str, facts: tuple[int, str], folder: Path, meter: _Meter) -> None:
@@ -142,22 +183,33 @@ def _one(hub: Hub, repo_id: str, revision: str, name: str, facts: tuple[int, str
                 name,
                 revision=revision,
                 local_dir=folder,
-                cache_dir=folder / ".cache" / "hub",
+                cache_dir=folder / REST / "hub",
                 force_download=attempt > 0,
                 tqdm_class=meter.bar(),
             )
-        if _right(folder / name, facts):
+        if is_right(folder / name, facts):
             return
         (folder / name).unlink(missing_ok=True)
     raise HubUnavailable(f"{repo_id}: {name} arrived damaged twice", "its size or SHA-256 is wrong", "Try again later")
 
 
-def _right(path: Path, facts: tuple[int, str]) -> bool:
-    """Whether a file is there with the size and, where it is known, the SHA-256 that the Hub lists."""
+def is_right(path: Path, facts: tuple[int, str]) -> bool:
+    """Whether a file is there with the size and, where it is known, the SHA-256 that the Hub lists.
+
+    A file that was right is dated by its hash: as long as nobody writes to it, it is not hashed again.
+    """
     size, sha256 = facts
     if not path.is_file() or path.is_symlink() or (size >= 0 and path.stat().st_size != size):
         return False
+    if not sha256:
+        return True
+    seal = int(sha256[:7], 16) * 10**9  # ns since 1970: before the year 1979
     try:
-        return not sha256 or sha256_of(path) == sha256
+        if path.stat().st_mtime_ns == seal:
+            return True
+        if sha256_of(path) != sha256:
+            return False
+        os.utime(path, ns=(seal, seal))
+        return True
     except OSError as error:
         raise MergeError(f"{path.name} cannot be read", error.strerror or "") from None
