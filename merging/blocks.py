@@ -19,9 +19,10 @@ from merging.errors import InputError, MergeError
 from merging.memory import Buffers
 from merging.method import find_method
 from merging.parent import Parent
-from merging.plan import Plan, Step
+from merging.plan import Plan
 from merging.roles import inputs_of
 from merging.statistics import Statistics
+from merging.steps import Step
 from merging.tensors import FisherMoments, Shared, TensorGroup, TensorSpec
 
 CPU = torch.device("cpu")

@@ -25,9 +25,10 @@ from merging.errors import InputError
 from merging.heads import arrange
 from merging.journal import Journal
 from merging.parent import Parent
-from merging.plan import Plan, Shard, memory_problem
+from merging.plan import Plan, memory_problem
 from merging.progress import Progress
 from merging.side_files import write_side_files
+from merging.steps import Shard
 from merging.work import Work
 
 MEMORY = 2 * 1024**3  # bytes: the default budget
@@ -63,6 +64,10 @@ class Report:
 
 class Feed(Protocol):
     """Brings the inputs of a merge to the disk while it runs, and takes away what no later shard needs."""
+
+    def begin(self, shards: Sequence[Shard]) -> None:
+        """These output shards are left to be made, in this order: called once, before anything else."""
+        ...
 
     def bring(self, shard: Shard) -> Iterator[Progress]:
         """See to it that every input of that output shard is on disk."""
@@ -108,9 +113,10 @@ def merge(
     work = Work(plan, arranged.parents, arranged.base, pairs, target, workers, memory)
     total = plan.output_bytes
     with one_torch_thread():
-        for shard in plan.shards:
-            if shard.path in journal.finished:
-                continue
+        left = [shard for shard in plan.shards if shard.path not in journal.finished]
+        if feed:
+            feed.begin(left)
+        for shard in left:
             if feed:
                 yield from feed.bring(shard)
             work.done = sum(other.nbytes for other in plan.shards if other.path in journal.finished)

@@ -19,9 +19,10 @@ from merging.crew import Crew, Stopped
 from merging.errors import MergeError
 from merging.memory import Budget, Buffers, anonymous_memory
 from merging.parent import Parent
-from merging.plan import Plan, Shard, Step, solve_bytes
+from merging.plan import Plan, solve_bytes
 from merging.progress import Progress
 from merging.roles import inputs_of
+from merging.steps import Shard, Step
 
 BLOCK = 1 << 18  # values: smaller ones cost more calls, larger ones leave the caches
 GPU_BLOCK = 1 << 24  # values
