@@ -6,6 +6,7 @@ Not covered: full-text search, popularity (always 0), evaluation results, GGUF.
 """
 
 import json
+import math
 import re
 import struct
 from pathlib import Path
@@ -75,7 +76,7 @@ def safetensors_header(path: Path) -> dict[str, Any]:
             return {}
         try:
             header = json.loads(file.read(length))
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
     return header if isinstance(header, dict) else {}
 
@@ -86,7 +87,7 @@ def header_size(path: Path, name: str) -> int:
         return 0
     with path.open("rb") as file:
         start = file.read(8)
-    return min(8 + struct.unpack("<Q", start)[0], path.stat().st_size) if len(start) == 8 else 0
+    return min(8 + struct.unpack("<Q", start)[0], path.stat().st_size) if len(start) == 8 else len(start)
 
 
 def pointer_size(entry: Entry) -> int:
@@ -226,9 +227,10 @@ class Catalogue:
                 continue
             header = safetensors_header(blob)
             for tensor in (facts for name, facts in header.items() if name != "__metadata__"):
-                size = 1
-                for length in tensor.get("shape", ()):
-                    size *= length
+                try:
+                    size = math.prod(map(int, tensor["shape"]))
+                except (TypeError, KeyError, ValueError, OverflowError):
+                    continue  # the Hub takes any file
                 counts[str(tensor.get("dtype"))] = counts.get(str(tensor.get("dtype")), 0) + size
         return {"parameters": counts, "total": sum(counts.values())} if counts else None
 

@@ -9,7 +9,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from hub.client import Hub, explained, read_bytes, safe_path
-from merging.checkpoint import PICKLES, checked_config, no_safetensors
+from merging.checkpoint import PICKLES, checked_config, missing_shard, no_safetensors
 from merging.errors import InputError
 from merging.header import (
     INDEX_LIMIT,
@@ -178,7 +178,7 @@ def _root_names(repo: RemoteRepo, index: Mapping[str, str], where: str) -> tuple
     names = tuple(sorted(set(index.values())))
     for name in names:
         if name not in repo.files:
-            raise InputError(f"{repo.repo_id}: {name} is missing", "its index names it", "Ask its owner", where)
+            raise missing_shard(repo.repo_id, name, where)
     return names
 
 

@@ -92,14 +92,14 @@ class Checkpoint:
 
     def __init__(self, folder: Path, model: str = "", headers: Mapping[str, Header] | None = None) -> None:
         self.folder, self._model = folder, model or folder.name  # errors call the model so
-        self.files = tuple(headers) if headers else weight_files(folder)
+        self.files = tuple(headers) if headers else weight_files(folder, self._model)
         self._open: dict[str, SafetensorsFile] = {}
         self._lock = threading.Lock()
         self.headers: Mapping[str, Header] = headers or {}
         self.headers = headers or {name: self._file(name).header for name in self.files}
         self.specs: Mapping[str, TensorSpec] = specs_of(self.headers, self._model)
         if not headers:
-            check_index(_index(folder), self.headers, self._model)
+            check_index(_index(folder, self._model), self.headers, self._model)
         self._where = {name: file for file, header in self.headers.items() for name in addressed(file, header)}
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Tensor:
@@ -157,12 +157,12 @@ def specs_of(headers: Mapping[str, Header], model: str) -> dict[str, TensorSpec]
     return specs
 
 
-def weight_files(folder: Path) -> tuple[str, ...]:
+def weight_files(folder: Path, model: str = "") -> tuple[str, ...]:
     """The weight files of a model folder in their order, then those of its modules (`2_Dense/model.safetensors`).
 
-    Raises InputError when there are no safetensors.
+    Raises InputError when there are no safetensors; it calls the model by the name of its folder, or `model`.
     """
-    return (*_root_files(folder), *module_weights(_modules(folder), _paths(folder), folder.name))
+    return (*_root_files(folder, model or folder.name), *module_weights(_modules(folder), _paths(folder), folder.name))
 
 
 def _modules(folder: Path) -> tuple[Module, ...]:
@@ -175,25 +175,31 @@ def _paths(folder: Path) -> tuple[str, ...]:
     return tuple(str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file())
 
 
-def _root_files(folder: Path) -> tuple[str, ...]:
+def _root_files(folder: Path, model: str) -> tuple[str, ...]:
     if (folder / WEIGHT_FILE).is_file():
         return (WEIGHT_FILE,)
-    if index := _index(folder):
+    if index := _index(folder, model):
         files = tuple(sorted(set(index.values())))
         for name in files:
             if not (folder / name).is_file():
-                raise InputError(f"{folder.name}: {name} is missing", "its index names it", "Download it again")
+                raise missing_shard(model, name)
         return files
     pickles = sorted(path.name for path in folder.glob("*") if path.suffix in PICKLES) if folder.is_dir() else []
     raise no_safetensors(str(folder), pickles)
 
 
-def _index(folder: Path) -> dict[str, str]:
+def _index(folder: Path, model: str) -> dict[str, str]:
     """Tensor -> shard of a model that has shards, as its index says."""
     if (folder / WEIGHT_FILE).is_file() or not (folder / WEIGHT_INDEX).is_file():
         return {}
     with (folder / WEIGHT_INDEX).open("rb") as file:
-        return parse_index(file.read(INDEX_LIMIT + 1), folder.name)
+        return parse_index(file.read(INDEX_LIMIT + 1), model)
+
+
+def missing_shard(model: str, name: str, where: str = "") -> InputError:
+    """The error of a shard that the index names and nobody has."""
+    fix = "Download it again, or ask its owner"
+    return InputError(f"{model}: {name} is missing", "its index names it", fix, where)
 
 
 def no_safetensors(model: str, pickles: Iterable[str], where: str = "") -> InputError:
