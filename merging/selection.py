@@ -1,23 +1,29 @@
-"""The k largest magnitudes of a tensor that need not fit into memory: an exact threshold from a few readings.
+"""The k largest magnitudes of a tensor that need not fit into memory: an exact threshold from two or three readings.
 
-A non-negative float32 and its bit pattern, taken as a number, stand in the same order. The first reading counts the
-upper 16 bits of every magnitude; the second collects, of the one bin in which the k-th largest lies, the lower 16 bits
-and their places. Fine-tuned bfloat16 weights can differ from their base by few distinct amounts, so that the bin is
-full: then the second reading counts the lower bits too, and a third one looks for the place where the ties end.
+The first reading takes a sample: every 251st value or so. Between two values of it that stand a little above and below
+the wanted rank lies the threshold; the second reading counts what is above both and collects what lies between. Where
+one of the two is a value that very many share (fine-tuned bfloat16 weights differ from their base by few amounts), they
+are counted in place of being collected. A third reading finds where the last kept one of equal magnitudes stands.
+Should the sample mislead, the threshold is found by halving the range of bit patterns, a reading each time.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-COLLECTED = 1 << 21  # values of all bins together that are kept, 10 bytes each
-LOW = 1 << 16
+STRIDE = 251  # a prime: no row or column length of a matrix has a period in common with it
+SAMPLED = 1 << 13  # values of a small tensor's sample, at least
+DEVIATIONS = 4  # of the rank in the sample, on each side
+SHARED = 0.01  # share of the sample that one value makes: it is counted in place of being collected
+COLLECTED = 1 << 22  # values that are kept between the two bounds, 12 bytes each
 
-Block = tuple[int, Sequence[Tensor]]  # index of its first value; the magnitudes of each tensor, 1-D float32
-Blocks = Callable[[], Iterator[Block]]
+Blocks = Callable[[], Iterator[tuple[int, Sequence[Tensor]]]]
+"""The tensor in blocks, in order: (index of the first value, magnitudes of each model, 1-D float32)."""
 
 
 @dataclass(frozen=True)
@@ -40,125 +46,174 @@ class Threshold:
 
 
 KEEP_ALL = Threshold(0.0, -1)
-KEEP_NONE = Threshold(float("inf"), -1)
+KEEP_NONE = Threshold(math.inf, -1)
 
 
 def thresholds(blocks: Blocks, counts: Sequence[int], size: int) -> list[Threshold]:
-    """The threshold of the `counts[i]` largest magnitudes of each tensor i, of `size` values each.
+    """The threshold of the `counts[i]` largest magnitudes of each model i, of `size` values each.
 
-    Of equal magnitudes the ones with the lower index are kept. `blocks()` reads the magnitudes again, in order; it is
-    called two or three times. The result does not depend on how the tensor is cut into blocks.
+    Of equal magnitudes those with the lower index are kept. `blocks()` reads the tensor again. The result does not
+    depend on how it is cut.
     """
     searches = [_Search(count, size) for count in counts]
-    if any(search.result is None for search in searches):
-        _read(blocks, searches, _Search.count_upper)
-    for search in searches:
-        search.find_bin()
-    if sum(search.held for search in searches if search.result is None) > COLLECTED:
-        _read(blocks, searches, _Search.count_lower)
-        for search in searches:
-            search.find_pattern()
-        _read(blocks, searches, _Search.find_last)
-    else:
-        _read(blocks, searches, _Search.collect)
-        for search in searches:
-            search.select()
+    _read(blocks, searches, _Search.unfinished, _Search.sample)
+    for search in filter(_Search.unfinished, searches):
+        search.choose_bounds()
+    _read(blocks, searches, _Search.unfinished, _Search.look_between)
+    for search in filter(_Search.unfinished, searches):
+        search.decide()
+    while any(search.misled() for search in searches):
+        _read(blocks, searches, _Search.misled, _Search.count_above)
+        for search in filter(_Search.misled, searches):
+            search.halve()
+    _read(blocks, searches, _Search.unfinished, _Search.find_last)
     return [search.result or KEEP_ALL for search in searches]
 
 
-def _read(blocks: Blocks, searches: Sequence["_Search"], visit: Callable[["_Search", Tensor, int], None]) -> None:
-    """Show every block to the searches that are not at their end; no block more than they need."""
-    if all(search.result for search in searches):
+def _read(
+    blocks: Blocks,
+    searches: Sequence["_Search"],
+    wants: Callable[["_Search"], bool],
+    visit: Callable[["_Search", Tensor, int], None],
+) -> None:
+    """Show the blocks to the searches that want them, as long as there are any."""
+    if not any(map(wants, searches)):
         return
     for start, magnitudes in blocks():
         for search, values in zip(searches, magnitudes, strict=True):
-            if search.result is None:
+            if wants(search):
                 visit(search, values, start)
-        if all(search.result for search in searches):
+        if not any(map(wants, searches)):
             return
 
 
 class _Search:
-    """The search for one tensor's threshold."""
+    """The search for one model's threshold."""
 
     def __init__(self, count: int, size: int) -> None:
         self.result = KEEP_NONE if count == 0 else KEEP_ALL if count >= size else None
-        self.rank = count  # of the threshold, from the largest: among all values, then in its bin, then in its pattern
-        self.held = 0  # values in the bin, then equal to the threshold
-        self._size, self._bin = size, 0
-        self._upper = self._lower = torch.empty(0, dtype=torch.int64)
-        self._found: list[tuple[np.ndarray, np.ndarray]] = []  # lower bits, places
+        self._count, self._size = count, size
+        self._stride = min(STRIDE, size // SAMPLED) | 1
+        self._parts: list[np.ndarray] = []  # of the sample; then the values between the bounds
+        self._places: list[np.ndarray] = []  # where the latter stand
+        self._low = self._high = 0.0
+        self._few_low = self._few_high = True  # few share this bound: they are collected like what lies between
+        self._above = self._at_high = self._between = self._at_low = 0
+        self._range = (0, 0)  # of bit patterns, when the sample misled
+        self._value: float | None = None  # the threshold
+        self._rank = 0  # of the last kept one among those equal to it
 
-    def count_upper(self, magnitudes: Tensor, _start: int) -> None:
-        counted = torch.bincount(_upper(magnitudes), minlength=LOW >> 1).cpu()
-        self._upper = self._upper + counted if len(self._upper) else counted
+    def unfinished(self) -> bool:
+        return self.result is None
 
-    def find_bin(self) -> None:
-        """The bin of the threshold. A bin that is kept whole needs no further search."""
-        if self.result is None:
-            self._bin, self.rank, self.held = _from_above(self._upper, self.rank)
-            if self.rank == self.held:
-                self._finish(0, self._size)
+    def misled(self) -> bool:
+        return self.result is None and self._value is None
 
-    def collect(self, magnitudes: Tensor, start: int) -> None:
-        """Keep the lower bits and the places of what lies in the bin."""
-        places = _equal(_upper(magnitudes), self._bin)
-        self._found.append((_lower(magnitudes)[places].cpu().numpy().view(np.uint16), places.cpu().numpy() + start))
+    def sample(self, magnitudes: Tensor, start: int) -> None:
+        self._parts.append(magnitudes[-start % self._stride :: self._stride].cpu().numpy().copy())
 
-    def select(self) -> None:
+    def choose_bounds(self) -> None:
+        """Two values of the sample around the wanted rank."""
+        sample, self._parts = np.concatenate(self._parts), []
+        share = self._count / self._size
+        rank, width = share * len(sample), DEVIATIONS * math.sqrt(share * (1 - share) * len(sample)) + 1
+        high, low = (len(sample) - math.floor(rank - width), len(sample) - math.ceil(rank + width))
+        sample.partition([place for place in (low, high) if 0 <= place < len(sample)] or [0])
+        self._high = float(sample[high]) if high < len(sample) else math.inf
+        self._low = float(sample[low]) if low >= 0 else 0.0
+        few = SHARED * len(sample)
+        self._few_high = self._high > self._low and bool(np.count_nonzero(sample == self._high) <= few)
+        self._few_low = bool(np.count_nonzero(sample == self._low) <= few)
+
+    def look_between(self, magnitudes: Tensor, start: int) -> None:
+        """Count what is above the bounds or equal to a shared one, collect what lies between."""
+        values = _array(magnitudes)
+        self._above += _number(values > self._high)
+        if not self._few_high:
+            self._at_high += _number(values == self._high)
+        if self._high == self._low or self._between > COLLECTED:
+            return
+        if not self._few_low:
+            self._at_low += _number(values == self._low)
+        places = _places(
+            (values >= self._low if self._few_low else values > self._low)
+            & (values <= self._high if self._few_high else values < self._high)
+        )
+        self._between += len(places)
+        self._parts.append(_host(values[places]))
+        self._places.append(_host(places) + start)
+
+    def decide(self) -> None:
+        """The threshold, when it is one of the bounds or lies between them."""
+        rank = self._count - self._above
+        if 0 < rank <= self._at_high:
+            self._tie(self._high, rank, self._at_high)
+        elif 0 < rank - self._at_high <= self._between <= COLLECTED:
+            self._select(rank - self._at_high)
+        elif 0 < rank - self._at_high - self._between <= self._at_low and self._between <= COLLECTED:
+            self._tie(self._low, rank - self._at_high - self._between, self._at_low)
+        else:
+            self._range = (0, _pattern(math.inf))
+        self._parts, self._places = [], []
+
+    def _select(self, rank: int) -> None:
         """The threshold among what was collected."""
-        if self.result is None:
-            lower, places = (np.concatenate(parts) for parts in zip(*self._found, strict=True))
-            pattern = int(np.partition(lower, len(lower) - self.rank)[len(lower) - self.rank])
-            ties = self.rank - int((lower > pattern).sum())
-            self._finish(pattern, int(places[lower == pattern][ties - 1]))
+        values, places = np.concatenate(self._parts), np.concatenate(self._places)
+        value = np.partition(values, len(values) - rank)[len(values) - rank]
+        ties = rank - int(np.count_nonzero(values > value))
+        self.result = Threshold(float(value), int(places[values == value][ties - 1]))
 
-    def count_lower(self, magnitudes: Tensor, _start: int) -> None:
-        low = _lower(magnitudes)[_equal(_upper(magnitudes), self._bin)]
-        counted = torch.bincount(low.to(torch.int32) & (LOW - 1), minlength=LOW).cpu()
-        self._lower = self._lower + counted if len(self._lower) else counted
+    def _tie(self, value: float, rank: int, equal: int) -> None:
+        """The threshold is known; the place of its last kept value is, too, when all of them or zeros are kept."""
+        self._value, self._rank = value, rank
+        if rank == equal or value == 0:
+            self.result = Threshold(value, self._size)
 
-    def find_pattern(self) -> None:
-        """The lower bits of the threshold; who is equal to it is known already when all of them or zeros are kept."""
-        if self.result is None:
-            self._pattern, self.rank, self.held = _from_above(self._lower, self.rank)
-            if self.rank == self.held or (self._bin, self._pattern) == (0, 0):
-                self._finish(self._pattern, self._size)
+    def count_above(self, magnitudes: Tensor, start: int) -> None:
+        if start == 0:
+            self._above = 0
+        self._above += _number(_array(magnitudes) > _float(sum(self._range) // 2))
+
+    def halve(self) -> None:
+        """The threshold is the least pattern that fewer values than wanted exceed."""
+        least, most = self._range
+        middle = (least + most) // 2
+        self._range = (least, middle) if self._above < self._count else (middle + 1, most)
+        self._at_high = self._above if self._above < self._count else self._at_high
+        if self._range[0] == self._range[1]:
+            self._value, self._rank = _float(self._range[0]), self._count - self._at_high
 
     def find_last(self, magnitudes: Tensor, start: int) -> None:
         """Count what is equal to the threshold, up to the last one that is kept."""
-        equal = _equal(magnitudes, _value(self._bin, self._pattern))
-        if len(equal) >= self.rank:
-            self._finish(self._pattern, start + int(equal[self.rank - 1]))
-        self.rank -= len(equal)
-
-    def _finish(self, pattern: int, last: int) -> None:
-        self.result = Threshold(_value(self._bin, pattern), last)
+        equal = _array(magnitudes) == self._value
+        number = _number(equal)
+        if number >= self._rank:
+            self.result = Threshold(self._value or 0.0, start + int(_places(equal)[self._rank - 1]))
+        self._rank -= number
 
 
-def _upper(magnitudes: Tensor) -> Tensor:
-    """The upper 16 bits of each value: sign, exponent and 7 bits of the fraction."""
-    return magnitudes.view(torch.int16)[1::2].contiguous()  # little-endian; a strided view is counted slowly
+# numpy compares float32 values, and finds the true ones, several times as fast as torch does on a CPU
 
 
-def _lower(magnitudes: Tensor) -> Tensor:
-    return magnitudes.view(torch.int16)[::2]
+def _array(values: Tensor) -> Any:
+    return values if values.is_cuda else values.numpy()
 
 
-def _value(upper: int, lower: int) -> float:
-    return float(np.array(upper * LOW + lower, dtype=np.uint32).view(np.float32))
+def _host(values: Any) -> np.ndarray:
+    return values.cpu().numpy() if isinstance(values, Tensor) else values
 
 
-def _equal(values: Tensor, wanted: float) -> Tensor:
-    """The places at which `wanted` stands."""
-    if values.is_cuda:
-        return (values == wanted).nonzero().flatten()
-    return torch.from_numpy(np.flatnonzero(values.numpy() == values.numpy().dtype.type(wanted)))  # torch: ten times
+def _number(mask: Any) -> int:
+    return int(mask.count_nonzero() if isinstance(mask, Tensor) else np.count_nonzero(mask))
 
 
-def _from_above(counts: Tensor, rank: int) -> tuple[int, int, int]:
-    """The place of the value of that rank, counted from the largest; its rank there, and how many there are."""
-    above = counts.flip(0).cumsum(0)
-    place = int(torch.searchsorted(above, rank))
-    held = int(counts.flip(0)[place])
-    return len(counts) - 1 - place, rank - int(above[place]) + held, held
+def _places(mask: Any) -> Any:
+    return mask.nonzero().flatten() if isinstance(mask, Tensor) else np.flatnonzero(mask)
+
+
+def _pattern(value: float) -> int:
+    return int(np.float32(value).view(np.uint32))
+
+
+def _float(pattern: int) -> float:
+    return float(np.uint32(pattern).view(np.float32))

@@ -55,10 +55,16 @@ def chosen(tensors: Sequence[Tensor], counts: Sequence[int], lengths: Sequence[i
     return kept
 
 
-@pytest.mark.parametrize("room", [0, 100, 1 << 21], ids=["counted", "mixed", "collected"])
-@settings(max_examples=60, deadline=None)
-@given(data=st.data(), size=st.sampled_from([1, 2, 7, 500, 3000]), seed=st.integers(0, 10**6))
-def test_the_largest_are_those_that_sorting_finds(room: int, data: st.DataObject, size: int, seed: int) -> None:
+@pytest.mark.parametrize(
+    "limits",
+    [{}, {"SAMPLED": 8}, {"SAMPLED": 8, "DEVIATIONS": 0}, {"COLLECTED": 0}, {"SHARED": 1}],
+    ids=["whole sample", "small sample", "misleading sample", "nothing collected", "all collected"],
+)
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), size=st.sampled_from([1, 2, 7, 500, 5000]), seed=st.integers(0, 10**6))
+def test_the_largest_are_those_that_sorting_finds(
+    limits: dict[str, int], data: st.DataObject, size: int, seed: int
+) -> None:
     """To the last of equal magnitudes, for any blocks, any number of values and every way to search."""
     noise = torch.randn(size, generator=torch.Generator().manual_seed(seed))
     tensors = [make(noise) for make in KINDS.values()]
@@ -66,7 +72,8 @@ def test_the_largest_are_those_that_sorting_finds(room: int, data: st.DataObject
     cuts = sorted({0, size, *data.draw(st.lists(st.integers(0, size), max_size=4), label="cuts")})
     lengths = [stop - start for start, stop in pairwise(cuts)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(selection, "COLLECTED", room)
+        for name, value in limits.items():
+            patch.setattr(selection, name, value)
         kept = chosen(tensors, counts, lengths)
     for kind, values, tensor, count in zip(KINDS, kept, tensors, counts, strict=True):
         assert torch.equal(values, largest(tensor, count)), kind
