@@ -1,6 +1,7 @@
 """RegMean: every linear layer solved in closed form from the inner products of its inputs."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -44,28 +45,37 @@ def regmean(
 ) -> Tensor:
     """Each linear layer reproduces what every parent's layer does on that parent's own inputs, in closed form.
 
-    W = W̄ + [Σ wᵢ (Wᵢ − W̄) G̃ᵢ] (Σ wᵢ G̃ᵢ + λI)⁻¹ with G̃ = αG + (1−α)·diag(G) and W̄ = Σ wᵢ Wᵢ: the paper's
-    (Σ G̃ᵢ)⁻¹ Σ G̃ᵢ Wᵢ (Jin et al., section 3.3) written as a change to the average, with a ridge
-    λ = ridge·trace(S)/in toward it, so that inputs no model ever saw keep the average. W is (out, in).
+    W = W₁ + [Σ wᵢ (Wᵢ − W₁) (G̃ᵢ + λI)] (Σ wᵢ G̃ᵢ + λI)⁻¹ with G̃ = αG + (1−α)·diag(G) and Σ wᵢ = 1: the paper's
+    (Σ G̃ᵢ)⁻¹ Σ G̃ᵢ Wᵢ (Jin et al., section 3.3) written as a change to the first model, which saves its product, with
+    a ridge λ = ridge·trace(S)/in toward the average Σ wᵢ Wᵢ, so that inputs no model ever saw keep it. W is (out, in).
     Grams are means per real token. Everything that is not linear is averaged with the same weights. The solve is a
     Cholesky factorisation in float64; λ grows where it fails, and the report says so, as it tells of inputs that no
     model ever saw.
     """
     assert group.grams is not None, "regmean needs Gram matrices"
     grams, weights = group.grams, normalised(weights_of(group, weight))
-    factor, remarks = group.once(f"factor of {alpha} and {ridge}", lambda: _factor(weights, grams, alpha, ridge))
-    for remark in remarks:
+    solver = group.once(f"solver of {alpha} and {ridge}", lambda: _solver(weights, grams, alpha, ridge))
+    for remark in solver.remarks:
         group.note(f"{group.name}: {remark}")
-    mean = torch.zeros_like(group.tensors[0], dtype=torch.float64)  # (out, in), like all below
-    for tensor, share in zip(group.tensors, weights, strict=True):
-        mean.add_(tensor, alpha=share)
-    pull = torch.zeros_like(mean)  # Σ wᵢ (Wᵢ − W̄) G̃ᵢ
-    for index, (tensor, share) in enumerate(zip(group.tensors, weights, strict=True)):
-        _add_product(pull, tensor - mean, grams[index], alpha, share)
-    change = pull.T  # (in, out), in place from here on
-    torch.linalg.solve_triangular(factor, change, upper=False, out=change)
-    torch.linalg.solve_triangular(factor.mT, change, upper=True, out=change)
-    return mean.add_(change.T).to(group.tensors[0].dtype)
+    first = group.tensors[0].to(torch.float64)  # (out, in), like all below
+    change = torch.zeros_like(first)
+    for index in range(1, len(weights)):
+        delta = group.tensors[index] - first
+        change.add_(delta, alpha=weights[index] * solver.ridge)
+        _add_product(change, delta, grams[index], alpha, weights[index])
+    solution = change.T  # (in, out), in place from here on
+    torch.linalg.solve_triangular(solver.factor, solution, upper=False, out=solution)
+    torch.linalg.solve_triangular(solver.factor.mT, solution, upper=True, out=solution)
+    return change.add_(first).to(group.tensors[0].dtype)
+
+
+@dataclass(frozen=True)
+class _Solver:
+    """S + λI, ready to be solved with."""
+
+    factor: Tensor  # its lower Cholesky factor, (in, in) float64, stored by columns
+    ridge: float  # λ
+    remarks: tuple[str, ...]  # what a reader of the report should know
 
 
 def _add_product(target: Tensor, delta: Tensor, gram: Tensor, alpha: float, share: float) -> None:
@@ -92,16 +102,14 @@ def _sum(weights: tuple[float, ...], grams: Sequence[Tensor], alpha: float) -> T
     return total.T
 
 
-def _factor(
-    weights: tuple[float, ...], grams: Sequence[Tensor], alpha: float, ridge: float
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Cholesky factor of S + λI; λ grows tenfold until it succeeds. The texts say what a reader should know of S."""
+def _solver(weights: tuple[float, ...], grams: Sequence[Tensor], alpha: float, ridge: float) -> _Solver:
+    """The Cholesky factor of S + λI; λ grows tenfold until it succeeds."""
     total = _sum(weights, grams, alpha)
     seen = total.diagonal().clone()
     scale = float(seen.mean())
     if scale <= 0.0:
         eye = torch.eye(len(total), dtype=total.dtype, device=total.device)
-        return eye, ("no input was ever seen, averaged",)
+        return _Solver(eye, 1.0, ("no input was ever seen, averaged",))
     unseen = int((seen == 0).sum())
     remarks = [f"{unseen} of {len(total)} inputs were never seen, averaged there"] if unseen else []
     strength, info = ridge * scale, torch.empty((), dtype=torch.int32, device=total.device)
@@ -114,6 +122,6 @@ def _factor(
         if int(info) == 0:
             if attempt:
                 remarks.append(f"the ridge was raised to {strength / scale:.0e} of the mean diagonal")
-            return total, tuple(remarks)
+            return _Solver(total, strength, tuple(remarks))
         strength = max(strength * 10, 1e-12 * scale)
     raise ArithmeticError("the Gram matrices have no positive definite sum")
