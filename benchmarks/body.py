@@ -4,7 +4,6 @@ For studies of many variants; `benchmarks.comparison` merges by the engine, and 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -13,7 +12,7 @@ from torch import Tensor
 from benchmarks.tasks import MAX_LENGTH, Run, Scores, percent_right
 from merging.loading import batches, load
 from merging.statistics import Statistics
-from merging.tensors import TensorGroup
+from merging.tensors import Shared, TensorGroup
 
 Weights = dict[str, Tensor]  # disk name -> tensor
 Grams = dict[str, Tensor]  # Gram key -> (in, in)
@@ -52,7 +51,7 @@ class Body:
     def with_grams(self, grams: Sequence[Grams], aliases: Mapping[str, str], make: Made) -> Weights:
         """`make` for every layer that has a Gram, the average for the rest. `grams` is one set a model."""
         merged: Weights = self.average()
-        memo: dict[str, dict[str, Any]] = {key: {} for key in aliases.values()}
+        memo = {key: Shared() for key in aliases.values()}
         for name, group in self.groups().items():
             if name in aliases:
                 key = aliases[name]

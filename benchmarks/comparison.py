@@ -4,6 +4,7 @@ import argparse
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -25,9 +26,9 @@ def recipes(run: Run, alphas: Iterable[float], fisher: bool) -> Iterator[tuple[s
         for folder, task in zip(run.models(), run.family.tasks, strict=True)
     ]
     yield "average", recipe_from_dict({"merge_method": "average", "models": models})
-    for normalize in ("none", "model", "tensor") if fisher else ():
-        wish = {"merge_method": "fisher", "models": models, "parameters": {"normalize": normalize}}
-        yield f"Fisher, normalize: {normalize}", recipe_from_dict(wish)
+    for root, normalize in product((False, True), ("none", "model", "tensor") if fisher else ()):
+        wish = {"merge_method": "fisher", "models": models, "parameters": {"normalize": normalize, "root": root}}
+        yield f"Fisher, normalize: {normalize}{', root' if root else ''}", recipe_from_dict(wish)
     for alpha in alphas:
         wish = {"merge_method": "regmean", "models": models, "parameters": {"alpha": alpha}}
         yield f"RegMean, alpha {alpha:g}", recipe_from_dict(wish)

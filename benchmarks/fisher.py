@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
+from safetensors.torch import load_file
 
 from benchmarks.body import Body, Weights
 from benchmarks.tasks import FAMILIES, MAX_LENGTH, Run, cell
@@ -34,15 +35,19 @@ class Gatherer:
 
     def __init__(self, run: Run, index: int, variant: Variant) -> None:
         task = run.family.tasks[index]
+        self.saved = partial(run.statistics_path, "fisher", task)
         self.loaded = load(run.models()[index], max_length=MAX_LENGTH, attention="eager")
         self.labels = dict(run.family.rows(task, "train"))
         self.texts = choose_texts(run.texts(task), len(run.texts(task)), 0)
         self.head, self.generator = head_of(self.loaded), torch.Generator().manual_seed(0)
         names = [name for name, _ in self.loaded.model.named_parameters()]
+        self.variant = variant
         self.collector = FisherCollector(self.loaded.model, names, self.head, variant)
 
     def up_to(self, count: int) -> Weights:
-        """The mean over the first `count` texts, by parameter name."""
+        """The mean over the first `count` texts, by parameter name; an exact one that `benchmarks.skills` keeps."""
+        if self.variant == "exact" and self.saved(count).is_file():
+            return load_file(self.saved(count))
         for text in self.texts[self.collector.examples : count]:
             gold = gold_of(self.loaded, self.head, text, self.labels[text])
             self.collector.add(encode(self.loaded, [text]), self.generator, gold)
@@ -51,37 +56,33 @@ class Gatherer:
 
 @dataclass(frozen=True)
 class Setting:
-    """How the Fisher is used; `power` is applied to its values before anything else."""
+    """How the Fisher is used, as `merging.methods.fisher` has it."""
 
     normalize: str
     floor: float = 1e-6
-    power: float = 1.0
+    root: bool = False
 
     def __str__(self) -> str:
         floor = f", floor {self.floor:g}" if self.floor != 1e-6 else ""
-        return f"normalize {self.normalize}{floor}" + (f", power {self.power:g}" if self.power != 1 else "")
+        return f"normalize {self.normalize}{floor}{', root' if self.root else ''}"
 
 
 PLAIN = tuple(Setting(normalize) for normalize in ("none", "model", "tensor"))
 TAMED = (
-    Setting("tensor", floor=0.1),
+    *(Setting(normalize, root=True) for normalize in ("none", "model", "tensor")),
     Setting("tensor", floor=1),
-    Setting("model", floor=1),
-    Setting("tensor", power=0.5),
-    Setting("model", power=0.5),
 )  # nearer to the average
 
 
 def merged(body: Body, fishers: list[Weights], setting: Setting) -> Weights:
     """Every shared tensor by the product's method, with the moments that its engine would give it."""
-    fishers = [{name: own[name] ** setting.power for name in body.shared} for own in fishers]
     moments = [{name: moments_of(own[name]) for name in body.shared} for own in fishers]
     whole = [tuple(sum(m[part] for m in own.values()) for part in range(3)) for own in moments]
     weights = {}
     for name, group in body.groups().items():
         both = tuple(FisherMoments(*total, *own[name]) for total, own in zip(whole, moments, strict=True))
         full = TensorGroup(name, group.tensors, fishers=tuple(own[name] for own in fishers), moments=both)
-        weights[name] = fisher(full, normalize=setting.normalize, floor=setting.floor)
+        weights[name] = fisher(full, normalize=setting.normalize, floor=setting.floor, root=setting.root)
     return weights
 
 
@@ -99,7 +100,7 @@ def of_run(run: Run, variant: Variant, counts: list[int], tamed: bool) -> dict[s
     most = min(len(run.texts(task)) for task in run.family.tasks)
     counts = sorted({min(count, most) for count in counts})
     for count in counts:
-        for setting in PLAIN + (TAMED if tamed and count == counts[-1] else ()):
+        for setting in PLAIN + (TAMED if tamed else ()):
             name = f"{variant}, {count} texts, {setting}"
             rows[name] = run.remembered(f"fisher: {name}", partial(make, count, setting))
     return {name: numbers.mean(scores.values()) for name, scores in rows.items()}
@@ -111,7 +112,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--variant", nargs="+", choices=["exact", "sampled", "empirical"], default=["exact", "sampled"])
     parser.add_argument("--counts", type=int, nargs="+", default=COUNTS, help="texts a model")
-    parser.add_argument("--tamed", action="store_true", help="also settings nearer to the average, at the last count")
+    parser.add_argument("--tamed", action="store_true", help="also settings nearer to the average")
     wish = parser.parse_args()
     torch.set_num_threads(1)
     for variant in wish.variant:

@@ -90,9 +90,13 @@ class Run:
         """The unlabelled training texts of a task."""
         return [text for text, _ in self.family.rows(task, "train")]
 
+    def statistics_path(self, kind: Kind, task: str, examples: int) -> Path:
+        """Where the statistics of a task's model are kept."""
+        return self.folder / "statistics" / f"{task}-{kind}-{examples}.safetensors"
+
     def statistic(self, kind: Kind, task: str, examples: int) -> Path:
         """The statistics file of a task's model, collected when it is not there."""
-        out = self.folder / "statistics" / f"{task}-{kind}-{examples}.safetensors"
+        out = self.statistics_path(kind, task, examples)
         model, texts = self.model(task), self.texts(task)
         if not out.is_file():
             began = time.monotonic()

@@ -599,9 +599,14 @@ def test_the_plan_says_that_there_is_no_fisher(tmp_path: Path, architecture: str
     assert [problem.where for problem in plan.errors] == ["models.0.model", "models.1.model"]
 
 
-@pytest.mark.parametrize("kind", ["mixtral", "t5", "bart", "vit", "deberta-v2"])
-def test_a_merge_by_fisher_covers_every_tensor(tmp_path: Path, kind: str) -> None:
-    """From model to merged file nothing falls back, and every value is Σ F̂W / Σ F̂, F̂ = F / its norm in the tensor."""
+@pytest.mark.parametrize(
+    ("kind", "root"), [("mixtral", True), ("t5", False), ("bart", True), ("vit", False), ("deberta-v2", True)]
+)
+def test_a_merge_by_fisher_covers_every_tensor(tmp_path: Path, kind: str, root: bool) -> None:
+    """From model to merged file nothing falls back, and every value is Σ F̂W / Σ F̂, F̂ = F / its norm in the tensor.
+
+    With `root` F stands for its square root, whose mean is taken to be the root of the mean.
+    """
     labels = None if kind in ("t5", "bart", "mixtral") else THREE
     folders = [save_tiny(tmp_path / f"m{seed}", kind, seed=seed, labels=labels) for seed in range(2)]
     examples = {"t5": PAIRS, "bart": PAIRS, "vit": pictures(3)}.get(kind, TEXTS[:3])
@@ -613,7 +618,7 @@ def test_a_merge_by_fisher_covers_every_tensor(tmp_path: Path, kind: str) -> Non
     wish = {
         "merge_method": "fisher",
         "models": [str(folder) for folder in folders],
-        "parameters": {"normalize": "tensor", "floor": 1e-6},
+        "parameters": {"normalize": "tensor", "floor": 1e-6, "root": root},
     }
     plan = make_plan(recipe_from_dict(wish), parents)
     assert (plan.errors, plan.fallbacks) == ((), {})
@@ -623,9 +628,13 @@ def test_a_merge_by_fisher_covers_every_tensor(tmp_path: Path, kind: str) -> Non
     assert merged.keys() == weights[0].keys()
     for name in merged.keys() & files[0]["fisher"].specs.keys():
         shares = [opened["fisher"].read(name).reshape(merged[name].shape).double() for opened in files]
-        shares = [share / (float(share.norm()) or 1.0) for share in shares]
-        least = max(1e-6 * float(sum(share.mean() for share in shares)) / 2, 1e-38)
-        shares = [share.clamp(min=least) for share in shares]
+        used = [share.sqrt() if root else share for share in shares]
+        norms = [float(one.norm()) or 1.0 for one in used]
+        means = [
+            float(share.mean()) ** (0.5 if root else 1.0) / norm for share, norm in zip(shares, norms, strict=True)
+        ]
+        least = max(1e-6 * sum(means) / 2, 1e-38)
+        shares = [(one / norm).clamp(min=least) for one, norm in zip(used, norms, strict=True)]
         wanted = sum(share * part[name] for share, part in zip(shares, weights, strict=True)) / sum(shares)
         torch.testing.assert_close(merged[name].double(), wanted, rtol=1e-4, atol=1e-5)
 

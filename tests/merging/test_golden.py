@@ -1,5 +1,7 @@
 """Golden values from independent sources: hand computation, closed forms, least squares."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -98,8 +100,30 @@ FISHERS = (torch.tensor([1.0, 4, 0, 0.5], dtype=torch.float64), torch.tensor([3.
 def test_fisher_equals_the_definition(normalize: str, expected: list[float]) -> None:
     """Weighted by the Fisher values, raw or divided by each model's norm; no Fisher anywhere is the mean."""
     group = TensorGroup(name="w", tensors=THETAS, fishers=FISHERS)
-    merged = fisher(group, normalize=normalize)
+    merged = fisher(group, normalize=normalize, root=False)
     torch.testing.assert_close(merged, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=3e-5)
+
+
+@pytest.mark.parametrize("normalize", ["none", "model", "tensor"])
+def test_roots_of_fisher_are_normalised_by_their_own_norm(normalize: str) -> None:
+    """As if the files held the roots; in a merge of one tensor the model is that tensor."""
+    roots = [values.sqrt() for values in FISHERS]
+    roots = [values if normalize == "none" else values / values.norm() for values in roots]
+    seen = FISHERS[0] > 0
+    expected = (roots[0] * THETAS[0] + roots[1] * THETAS[1]) / (roots[0] + roots[1])
+    merged = fisher(TensorGroup(name="w", tensors=THETAS, fishers=FISHERS), normalize=normalize, floor=0)
+    torch.testing.assert_close(merged[seen], expected[seen], rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_the_floor_is_a_share_of_the_mean(root: bool) -> None:
+    """With a floor of 1, what is below the mean over all models counts as that mean; roots by the root of the mean."""
+    fishers = (FISHERS[0], torch.zeros(4, dtype=torch.float64))
+    merged = fisher(TensorGroup(name="w", tensors=THETAS, fishers=fishers), normalize="none", floor=1, root=root)
+    mean = float(FISHERS[0].mean())
+    least = (math.sqrt(mean) if root else mean) / 2
+    first = (FISHERS[0].sqrt() if root else FISHERS[0]).clamp(min=least)
+    torch.testing.assert_close(merged, (first * THETAS[0] + least * THETAS[1]) / (first + least))
 
 
 def test_fisher_of_one_sided_importance_is_that_model() -> None:
