@@ -178,6 +178,8 @@ class Runner:
                 if line := lines.line(latest, now):
                     folder.append_log(stage, line)
             if status is not None:
+                if status == 0 and (summary := pace.summary()):
+                    folder.append_log(stage, summary)
                 return status
             if now - looked >= CANCEL_EVERY:
                 looked = now

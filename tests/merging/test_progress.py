@@ -123,6 +123,19 @@ def test_many_reports_a_second_are_few_changes() -> None:
     assert len(pace._flows["fetch", "bytes"]._changes) < 110
 
 
+def test_what_was_done_in_all_is_told_at_the_end() -> None:
+    """In bytes, at the speed of the whole; nothing of what was short, kept, or counted in something else."""
+    pace = Pace()
+    last(pace, reports(10 * MB, 60, 600 * MB, kept=5000 * MB))
+    pace.told(Progress("fetch", 5600 * MB, 5600 * MB, kept=5000 * MB), 1100.0)
+    assert pace.summary() == "600 MB at 10 MB/s"
+    short = Pace()
+    last(short, reports(10 * MB, 2, 20 * MB))
+    short.told(Progress("check", 0, 3, "models"), 1000.0)
+    short.told(Progress("check", 3, 3, "models"), 1060.0)
+    assert short.summary() == ""
+
+
 def test_a_log_has_a_line_now_and_then() -> None:
     """For a tenth of the whole, at most every 15 seconds; every five minutes in any case; none for what is short."""
     lines = Lines()
