@@ -55,6 +55,8 @@ def run_demo(*, once: bool = False, seed: int = 0) -> int:
                 page = f"http://127.0.0.1:{os.environ['MERGE_PORT']}/?recipe={recipe_link}"
                 print(f"The page, with the form filled: {page}\nCtrl-C ends the demo.", flush=True)
                 service.wait()
+            else:
+                print(f"That link lived as long as the demo's Hub; the merged model stays in {HOME / 'published'}.")
         except KeyboardInterrupt:
             print("\nEnded.")
         finally:
