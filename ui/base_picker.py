@@ -43,6 +43,7 @@ class BasePicker:
         asking: dict[str, Any] = {"js": browser.typed("base"), "queue": False, "trigger_mode": "once"}
         found = self.field.key_up(self._search, self.asked, [self.field, self.asked], **asking, **quiet)
         found.then(None, self.asked, None, js=browser.ask_again("base"), api_visibility="private")
+        self.field.input(self._chosen, self.field, self.field, queue=False, **quiet)
 
     def show(self, method: MergeMethod, problems: Sequence[Problem]) -> Updates:
         """The field where the method needs a base, and what is wrong with it."""
@@ -64,6 +65,10 @@ class BasePicker:
         values["base_model"] = wanted
         offer["base"] = {"value": wanted}
         return True
+
+    def _chosen(self, model: str | None) -> gr.Dropdown:
+        """The name alone, also of what was picked from the list or pasted as a link."""
+        return gr.Dropdown(value=hub_id(model or ""), choices=[])
 
     def _search(self, typed: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """Models whose name holds what was typed so far, and what that was."""

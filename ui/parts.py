@@ -13,6 +13,7 @@ from ui import render
 from ui.forms import help_text, label
 
 SEARCH_HELP = "Type a few letters and pick, or paste owner/name"
+NOTHING = [("", "")] * 12  # Gradio cannot draw an open list that becomes shorter: rows that `style.css` hides fill it
 NONE_FOUND = "No model with that name (or you have no access)"
 
 
@@ -24,12 +25,12 @@ def fragment(value: str = "", **more: Any) -> gr.HTML:
 def found_models(hub: Hub, typed: str) -> gr.Dropdown:
     """The list of a search field: models whose name holds what was typed; under the field, why there are none."""
     if len(typed.strip()) < MINIMUM:
-        return gr.Dropdown(choices=[], info=SEARCH_HELP)
+        return gr.Dropdown(choices=NOTHING, info=SEARCH_HELP)
     try:
-        hits = search_models(hub, typed)
+        hits = search_models(hub, typed, len(NOTHING))
     except MergeError as error:
-        return gr.Dropdown(choices=[], info=str(error))
-    choices = [(render.hit(one), one.repo_id) for one in hits]
+        return gr.Dropdown(choices=NOTHING, info=str(error))
+    choices = [(render.hit(one), one.repo_id) for one in hits] + NOTHING[len(hits) :]
     return gr.Dropdown(choices=choices, info=SEARCH_HELP if hits else NONE_FOUND)
 
 
