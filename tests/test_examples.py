@@ -12,6 +12,7 @@ import yaml
 
 from hub.client import Hub
 from jobs.local import merge_here
+from merging.method import find_method
 from merging.recipe import recipe_from_dict, recipe_from_yaml
 from tests.tiny_models import pictures, save_tiny, sentences
 
@@ -44,14 +45,17 @@ def test_an_example_runs(tmp_path: Path, path: Path) -> None:
     data = yaml.safe_load(text)
     named = re.search(r"^# model type: ([\w-]+), (.*)$", text, re.MULTILINE)
     kind, classifiers = (named[1], named[2] == "classifiers") if named else ("bert", True)
+    statistics = find_method(data["merge_method"]).needs & {"gram", "fisher"}
     for seed, entry in enumerate(data["models"]):
         folder = tmp_path / entry["model"].partition("/")[2]
         labels = LABELS[: 2 + seed % 2] if named is None else LABELS
         save_tiny(folder, kind, seed=seed, labels=labels if classifiers else None)
-        wish = entry.setdefault("calibration", {}) if data["merge_method"] != "average" else {}
-        if data["merge_method"] != "average":
+        if statistics:
+            wish = entry.setdefault("calibration", {})
             wish["data"] = write_data(folder, wish, seed)
         entry["model"] = str(folder)
+    if "base_model" in data:
+        data["base_model"] = str(save_tiny(tmp_path / "base", kind, seed=9, labels=LABELS if classifiers else None))
     data.pop("output", None)
     steps = merge_here(
         Hub("http://127.0.0.1:9", False), recipe_from_dict(data), tmp_path / "out", check=False, threads=1
