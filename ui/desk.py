@@ -51,6 +51,11 @@ class Recent:
                 self._kept.popitem(last=False)
         return fresh
 
+    def forget(self) -> None:
+        """Ask for everything anew."""
+        with self._lock:
+            self._kept.clear()
+
 
 class Turns:
     """Which question of a session is its newest: the answer to an older one may come later, and is not shown.
@@ -152,7 +157,9 @@ class Desk:
         return self.service.submit(recipe, hub, nonce=nonce)
 
     def look(self, name: str, hub: Hub, *, anew: bool = False) -> Look:
-        """The statistics of a model, or in a statistics repo; `anew` once some were published."""
+        """The statistics of a model, or in a statistics repo; `anew` once some were published: merges may find them."""
+        if anew:
+            self._resolved.forget()
         return self._looks.get((who(hub), name), lambda: look(hub, name), anew=anew)
 
     def preview_statistics(self, wish: StatisticsWish, hub: Hub) -> StatisticsPreview:

@@ -354,6 +354,7 @@ class MergePage:
                     method.needs if place is not None else (),
                     beside.get(f"models.{place}", ()),
                     hub.url,
+                    recipe,
                 )
             return updates
 

@@ -138,9 +138,18 @@ def kind_of(parent: Parent) -> str:
 
 
 def model_row(
-    model: str, parent: Parent | None, share: str, needs: Iterable[str], found: Sequence[Problem], hub_url: str
+    model: str,
+    parent: Parent | None,
+    share: str,
+    needs: Iterable[str],
+    found: Sequence[Problem],
+    hub_url: str,
+    recipe: Recipe | None = None,
 ) -> str:
-    """One picked model: what it is, its share, what was found of what the method needs, what is wrong with it."""
+    """One picked model: what it is, its share, what was found of what the method needs, what is wrong with it.
+
+    Whoever collects what is missing finds the way back to the `recipe`.
+    """
     repo_id, _, revision = model.partition("@")
     name = link(f"{hub_url}/{quote(repo_id)}", repo_id, css="mm-model")
     pinned = f' <code title="pinned revision">{text(revision[:8])}</code>' if revision else ""
@@ -149,14 +158,14 @@ def model_row(
         facts = [kind_of(parent), size(parent.weight_bytes), parent.license or "no licence named"]
         facts += ["private or gated"] if parent.restricted else []
         chips += [f'<span class="mm-chip">{text(fact, 80)}</span>' for fact in facts]
-        chips += [_statistics_chip(parent, kind) for kind in sorted(needs) if kind != "base"]
+        chips += [_statistics_chip(parent, kind, recipe) for kind in sorted(needs) if kind != "base"]
     elif not found:
         chips.append('<span class="mm-chip">looking it up …</span>')
     facts_line = f'<div class="mm-chips">{"".join(chips)}</div>'
     return f'<div class="mm-row"><div>{name}{pinned}</div>{facts_line}{problems(found)}</div>'
 
 
-def _statistics_chip(parent: Parent, kind: str) -> str:
+def _statistics_chip(parent: Parent, kind: str, recipe: Recipe | None) -> str:
     fact, name = parent.statistics.get(kind), kind.title()
     if fact is not None:
         examples = f" from {plural(fact.examples, 'example')}" if fact.examples else ""
@@ -164,7 +173,7 @@ def _statistics_chip(parent: Parent, kind: str) -> str:
     if parent.calibration:
         return f'<span class="mm-chip">{name} collected from text</span>'
     model = f"{parent.model}@{parent.revision}" if parent.revision else parent.model
-    collect = link(f"/statistics?{urlencode({'model': model})}", "collect them", here=True)
+    collect = link(statistics_link(model, kind, recipe), "collect them", here=True)
     return f'<span class="mm-chip mm-bad">{name} missing</span> <span class="mm-chip">{collect}</span>'
 
 
@@ -363,6 +372,12 @@ def job_links(one: Job, recipe: Recipe) -> str:
 def recipe_link(base_url: str, recipe: Recipe) -> str:
     """The form filled with this recipe, as a link."""
     return f"{base_url}/?{urlencode({'recipe': recipe.to_link()})}"
+
+
+def statistics_link(model: str, kind: str = "", recipe: Recipe | None = None) -> str:
+    """The Statistics page with that model and kind filled in, and the way back to a merge."""
+    query = {"model": model} | ({"collect": kind} if kind else {}) | ({"recipe": recipe.to_link()} if recipe else {})
+    return f"/statistics?{urlencode(query)}"
 
 
 def download(content: str, name: str, words: str) -> str:

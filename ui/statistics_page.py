@@ -12,6 +12,7 @@ from gradio.components import Component
 from hub.client import Hub
 from jobs.text import TEXT_LIMIT
 from merging.errors import InputError, MergeError, Problem
+from merging.recipe import recipe_from_link
 from merging.roles import Reads
 from ui import browser, render, statistics_view
 from ui.desk import Desk, Turns
@@ -57,6 +58,7 @@ class StatisticsPage:
         self.turn = gr.Number(0, visible=False)  # a preview's number; made first: `browser.COUNTED` wants so
         self.nonce = gr.State("")
         self.asked = gr.Textbox(visible=False)  # what the search looked for last
+        self.merge = fragment(elem_id="for-merge")
         self.worker = fragment(elem_id="worker")
         with gr.Row(elem_classes="mm-columns"):
             with gr.Column(scale=3, elem_classes="mm-form"):
@@ -152,7 +154,8 @@ class StatisticsPage:
         listed = search.key_up(self._search, self.asked, [search, self.asked], **asking, **quiet)  # type: ignore[attr-defined]
         listed.then(None, self.asked, None, js=browser.ASK_AGAIN, api_visibility="private")
         opened = page.load(None, None, None, js=browser.OPEN, api_visibility="private")
-        opened.then(self._open, None, [search, self.nonce], **quiet).then(self._preview, inputs, shown, **asked)
+        filled: list[Any] = [search, self.controls["collect"], self.nonce, self.merge]
+        opened.then(self._open, None, filled, **quiet).then(self._preview, inputs, shown, **asked)
         for name, control in self.controls.items():
             touched = [control.upload, control.clear] if name == "upload" else [control.input]  # type: ignore[attr-defined]
             touched += [control.blur] if isinstance(control, gr.Textbox | gr.Number) else []
@@ -169,9 +172,15 @@ class StatisticsPage:
         return {self.controls["model"]: found_models(self._desk.hub(token, request), typed), self.asked: typed}
 
     def _open(self, request: gr.Request) -> Updates:
-        """The page is opened, perhaps with a model in its address. A link never submits."""
-        model = hub_id(str(request.query_params.get("model") or ""))[:300]
+        """The page is opened, perhaps with a model in its address, and for a merge. A link never submits."""
+        query = {name: str(value) for name, value in request.query_params.items()}
+        model, kind = hub_id(query.get("model", ""))[:300], query.get("collect", "")
         filled: Updates = {self.controls["model"]: gr.Dropdown(value=model)} if model else {}
+        if kind in dict(KINDS).values():
+            filled[self.controls["collect"]] = gr.CheckboxGroup(value=[kind])
+        with suppress(InputError):  # a link that was cut leads to the page all the same
+            if query.get("recipe"):
+                filled[self.merge] = statistics_view.for_a_merge(recipe_from_link(query["recipe"]), kind, model)
         return filled | {self.nonce: uuid.uuid4().hex}
 
     def _preview(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Sequence
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 from hub.statistics import REFERENCE
 from hub.statistics_look import Look
 from jobs.job import Job
 from jobs.statistics_preview import StatisticsPreview
 from merging.errors import Problem
-from merging.recipe import recipe_from_dict, valid_repo_id
+from merging.recipe import Recipe, recipe_from_dict, valid_repo_id
 from merging.summary import Summary
 from ui import render
 
@@ -22,9 +22,17 @@ PLACES = {
 }
 
 
-def statistics_link(model: str) -> str:
-    """The Statistics page with that model filled in."""
-    return f"/statistics?{urlencode({'model': model})}"
+def for_a_merge(recipe: Recipe, kind: str, model: str) -> str:
+    """The merge that statistics are collected for: its models, each a way to its statistics, and the way back."""
+    names = [
+        f"<b>{render.text(entry.repo_id)}</b>"
+        if entry.repo_id == model.partition("@")[0]
+        else render.link(render.statistics_link(entry.model, kind, recipe), entry.repo_id, here=True)
+        for entry in recipe.models
+        if not entry.is_folder
+    ]
+    back = render.link(render.recipe_link("", recipe), "Back to the merge", css="mm-button", here=True)
+    return f'<p class="mm-notice">{render.text(recipe.method.title)} of {", ".join(names)}. {back}</p>'
 
 
 def merge_link(one: Summary) -> str:
@@ -120,7 +128,7 @@ def _made(one: Job, hub_url: str) -> str:
 
 def job_links(one: Job) -> str:
     """What can be done with a wish for statistics: look at the model's, collect others."""
-    look = render.link(statistics_link(one.models[0]), "Statistics of this model", css="mm-button", here=True)
+    look = render.link(render.statistics_link(one.models[0]), "Statistics of this model", css="mm-button", here=True)
     return (
         f'<p class="mm-actions">{look} {render.download(one.recipe_yaml, "statistics.yaml", "Download the wish")}</p>'
     )

@@ -41,7 +41,9 @@ def test_from_a_file_to_a_merge(site: Any, page: Page, plain: str, tmp_path: Pat
     page.get_by_role("radio", name="RegMean").check()
     expect(page.locator("#model-2")).to_contain_text("Gram missing")
     page.locator("#model-2").get_by_role("link", name="collect them").click()
-    expect(page).to_have_url(re.compile(r"/statistics\?model=ana%2Fminilm-plain%40[0-9a-f]{40}"))
+    expect(page).to_have_url(re.compile(r"/statistics\?model=ana%2Fminilm-plain%40[0-9a-f]{40}&collect=gram&recipe="))
+    expect(page.locator("#for-merge")).to_contain_text(f"RegMean of {site.models[0]}, {plain}.")
+    back = page.get_by_role("link", name="Back to the merge").get_attribute("href")
     expect(page.locator("#found")).to_contain_text(f"No statistics of {plain} are published yet.")
     choose(page, "A file of mine")
     rows = tmp_path / "mine.csv"
@@ -66,7 +68,13 @@ def test_from_a_file_to_a_merge(site: Any, page: Page, plain: str, tmp_path: Pat
     found = subprocess.run(["grep", "-rlaF", SECRET, site.folder], capture_output=True, text=True)
     assert found.stdout == ""
 
-    page.locator("#job").get_by_role("link", name="Use it in a merge").click()
+    page.goto(f"{site.url}{back}")
+    expect(page.locator("#model-1")).to_contain_text(site.models[0])
+    expect(page.locator("#model-2")).to_contain_text("Gram found from 300 examples")
+    expect(page.locator("#preview")).to_contain_text("Ready to merge")
+
+    page.goto(f"{site.url}/statistics?model={plain}")
+    page.locator("#found").get_by_role("link", name="Use it in a merge").click()
     expect(page.locator("#model-1")).to_contain_text("Gram found from 300 examples")
     pick(page, "emo", site.models[1])
     expect(page.locator("#preview")).to_contain_text("Ready to merge")

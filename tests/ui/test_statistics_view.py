@@ -1,6 +1,9 @@
 """What the Statistics page shows: every word of a file's header and of the Hub is a stranger's."""
 
+import re
+from html import unescape
 from typing import Any
+from urllib.parse import parse_qs
 
 import pytest
 
@@ -8,7 +11,7 @@ from hub.statistics_look import Look
 from jobs.job import Job, StageState
 from jobs.statistics_preview import StatisticsPreview
 from merging.errors import InputError, Problem
-from merging.recipe import recipe_from_link
+from merging.recipe import recipe_from_dict, recipe_from_link
 from merging.summary import Summary
 from merging.wish import HANDED_OVER, statistics_wish
 from ui import statistics_view
@@ -71,6 +74,18 @@ def test_strangers_words_are_text() -> None:
     assert "Use it in a merge" not in html
     assert "other weights" in html
     assert "a merge refuses them" in html
+
+
+def test_the_way_back_to_a_merge() -> None:
+    """Every model of it is a way to its own statistics, with the same way back; strangers' words are text."""
+    recipe = recipe_from_dict({"merge_method": "fisher", "models": ["ann/a@main", "ann/b"]})
+    html = statistics_view.for_a_merge(recipe, "fisher", "ann/a@" + "b" * 40)
+    assert "Fisher of <b>ann/a</b>, <a href" in html
+    (query,) = (parse_qs(one.partition("?")[2]) for one in re.findall(r'href="(/statistics[^"]*)"', unescape(html)))
+    assert (query["model"], query["collect"]) == (["ann/b"], ["fisher"])
+    assert recipe_from_link(query["recipe"][0]) == recipe
+    (back,) = re.findall(r'href="(/\?recipe=[^"]*)"', html)
+    assert recipe_from_link(back.partition("=")[2]) == recipe
 
 
 def test_nothing_published_is_said() -> None:
