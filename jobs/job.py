@@ -193,6 +193,11 @@ class JobFolder:
         """How often the present stage was started without an end."""
         return self.path / "starts.json"
 
+    @property
+    def size(self) -> int:
+        """Bytes of all files in it."""
+        return sum(path.lstat().st_size for path in self.path.rglob("*") if path.is_file())
+
     def create(self) -> None:
         """Make the folder, readable by this user alone."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hub.client import Hub
+from hub.client import Hub, SignInNeeded
 from hub.download import fetch
 from hub.publish import Published
 from hub.publish_statistics import publish_statistics
@@ -100,7 +100,8 @@ def merge_here(
             for stage in (stages.pin, stages.fetch, stages.calibrate, stages.merge, *([stages.check] if check else [])):
                 yield from stage(context)
         except BaseException as error:
-            hopeless = isinstance(error, InputError) and stage in (stages.merge, stages.check)
+            wrong = isinstance(error, InputError) and not isinstance(error, SignInNeeded)
+            hopeless = wrong and stage in (stages.merge, stages.check)
             if folder.pinned.exists() and not hopeless:
                 error.add_note(f"What was done is kept in {work}: the same command goes on from there.")
             else:

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,6 @@ from jobs.job import JobFolder, read_json, write_atomically
 from jobs.stage import job_folder
 from merging.checkpoint import open_parent
 from merging.errors import InputError, MergeError
-from merging.files import side_files
 from merging.offload import available_memory
 from merging.parent import Parent
 from merging.plan import Plan, make_plan
@@ -81,26 +80,14 @@ class StageContext:
         entry = self.pinned.models[index]
         return Path(entry.model).expanduser() if entry.is_folder else self.folder.parent(index)
 
-    def local(self) -> Sources:
-        """What lies on disk, with the statistics that lie beside it."""
-        parents = []
-        for index, entry in enumerate(self.pinned.models):
-            parent = open_parent(
-                entry.repo_id,
-                self.files_of(index),
-                revision=entry.revision or "",
-                calibration=entry.calibration is not None,
-            )
+    def opened(self, sources: Sources) -> Sources:
+        """These models as the files on the disk have them, with their statistics; weights may be fetched later."""
+        parents, base = sources
+        opened = []
+        for index, parent in enumerate(parents):
             facts = {kind: file.fact for kind, file in self.statistics(index).items()}
-            parents.append(replace(parent, statistics=facts))
-        return tuple(parents), self._local_base()
-
-    def _local_base(self) -> Parent | None:
-        entry = self.pinned.base
-        if entry is None:
-            return None
-        folder = Path(entry.model).expanduser() if entry.is_folder else self.folder.base
-        return open_parent(entry.repo_id, folder, revision=entry.revision or "")
+            opened.append(replace(_opened(parent, self.files_of(index)), statistics=facts))
+        return tuple(opened), base and _opened(base, self.folder.base)
 
     def statistics(self, index: int) -> dict[str, Statistics]:
         """The statistics files of a parent that are on disk."""
@@ -108,12 +95,19 @@ class StageContext:
         return {kind: Statistics(path) for kind, path in paths.items() if path.is_file()}
 
 
+def _opened(parent: Parent, folder: Path) -> Parent:
+    if not parent.revision:
+        return parent  # a folder of this machine
+    revision, calibration = parent.revision, parent.calibration
+    return open_parent(parent.model, folder, revision=revision, calibration=calibration, remote=parent)
+
+
 def pin(context: StageContext) -> Steps:
     """Pin every revision, plan from headers, look at the disk and at the output's name."""
     yield Progress("pin", 0, 1, "steps", "reading headers")
     resolved = resolve(context.hub, context.recipe, folders_allowed=context.folders_allowed).raise_if_impossible()
     plan = make_plan(resolved.recipe, resolved.parents, resolved.base).raise_if_impossible()
-    too_large = disk_problem(plan.disk_bytes, shutil.disk_usage(context.folder.path).free)
+    too_large = disk_problem(plan.disk_bytes, shutil.disk_usage(context.folder.path).free + context.folder.size)
     output = check_output(context.hub, context.recipe) if context.publishes else []
     errors = [problem for problem in output if problem.severity == "error"]
     if too_large or errors:
@@ -127,13 +121,19 @@ def pin(context: StageContext) -> Steps:
 
 
 def fetch(context: StageContext) -> Steps:
-    """Download statistics, then the pinned weights, and plan again from the files: it must be the same plan."""
+    """Download what the merge does not fetch itself, and plan again from the files: it must be the same plan.
+
+    These are statistics, small files, and the weights of models that statistics are to be collected of.
+    """
     from hub.download import fetch as download
     from hub.download import fetch_statistics
 
     parents, base = context.remote()
     plan = make_plan(context.pinned, parents, base).raise_if_impossible()
-    total, done, kept = plan.download_bytes, 0, 0
+    wanted = _wanted(context, plan, parents, base)
+    done = kept = 0
+    total = sum(fact.nbytes for parent in parents for fact in parent.statistics.values() if parent.revision)
+    total += sum(source.files.get(name, 0) for source, names, _ in wanted for name in names)
     for index, parent in enumerate(parents):  # before any weights: they may be refused by their values
         for kind, fact in parent.statistics.items():
             path = context.folder.statistics(index, kind)
@@ -145,19 +145,32 @@ def fetch(context: StageContext) -> Steps:
                 yield Progress("fetch", done + step.done, total, message=message, kept=kept + found)
             check_values(path)
             done, kept = done + nbytes, kept + found
-    wanted = [(parent, plan.fetch[index], context.folder.parent(index)) for index, parent in enumerate(parents)]
-    wanted += [(base, plan.fetch_base, context.folder.base)] if base else []
     for source, names, folder in wanted:
-        if not source.revision:
-            continue  # a folder of this machine
         found = 0
         for step in download(context.hub, source, names, folder):
             found = step.kept
             yield Progress("fetch", done + step.done, total, message=step.message, kept=kept + found)
         done, kept = done + sum(source.files.get(name, 0) for name in names), kept + found
-    _agree(plan, make_plan(context.pinned, *context.local()), context.folder)
+    _agree(plan, make_plan(context.pinned, *context.opened((parents, base))), context.folder)
     yield Progress("fetch", total, total, kept=kept)
     return {"bytes": total}
+
+
+def _wanted(
+    context: StageContext, plan: Plan, parents: Sequence[Parent], base: Parent | None
+) -> list[tuple[Parent, tuple[str, ...], Path]]:
+    """What is fetched before the merge: (model, its files, the folder that they come into)."""
+    found = []
+    for index, parent in enumerate(parents):
+        missing = [kind for kind in context.kinds if kind not in parent.statistics]
+        whole = any(
+            not context.folder.statistics(index, kind).is_file() for kind in missing
+        )  # they are collected of it
+        names = tuple(name for name in plan.fetch[index] if whole or name not in parent.weights)
+        found.append((parent, names, context.folder.parent(index)))
+    if base:
+        found.append((base, tuple(name for name in plan.fetch_base if name not in base.weights), context.folder.base))
+    return [one for one in found if one[0].revision]  # others are folders of this machine
 
 
 def _agree(headers: Plan, files: Plan, folder: JobFolder) -> None:
@@ -272,36 +285,45 @@ def collect_statistics(
 
 
 def merge(context: StageContext) -> Steps:
-    """Merge into the job's output folder; shards that an earlier start finished are kept."""
+    """Merge into the job's output folder, fetching weights as they are needed.
+
+    Shards that an earlier start finished are kept; what only they needed is not fetched again.
+    """
+    from hub.feed import HubFeed
     from merging.engine import merge as run
 
-    parents, base = context.local()
+    parents, base = context.opened(context.remote())
     plan = make_plan(context.pinned, parents, base).raise_if_impossible()
+    assert plan.supply is not None
     files = [context.statistics(index) for index in range(len(parents))]
-    report = yield from run(
-        plan,
-        parents,
-        context.folder.output,
-        base=base,
-        statistics=files,
-        device=context.device,
-        threads=context.threads,
-        memory=context.memory,
-    )
+    limit = max(plan.disk_bytes, (read_json(context.folder.plan) or {}).get("disk_bytes", 0))
+    with HubFeed(context.hub, plan.supply, (*parents, *([base] if base else [])), limit) as feed:
+        report = yield from feed.watched(
+            run(
+                plan,
+                parents,
+                context.folder.output,
+                base=base,
+                statistics=files,
+                device=context.device,
+                threads=context.threads,
+                memory=context.memory,
+                feed=feed,
+            )
+        )
     write_atomically(context.folder.report, json.dumps(report.as_dict()))
     return {"seconds": report.seconds}
 
 
 def check(context: StageContext) -> Steps:
     """Load each model of the output in a process of its own, with bounded memory, and run it once."""
-    parents, base = context.local()
-    plan = make_plan(context.pinned, parents, base)
-    names = [output.folder or "root" for output in plan.outputs]
+    outputs = read_json(context.folder.plan)["outputs"]
+    names = [output["folder"] or "root" for output in outputs]
     yield Progress("check", 0, len(names), "models", names[0])
     command = [sys.executable, "-m", "merging.check"]
-    command += [str(context.folder.output / output.folder) for output in plan.outputs]
-    command += ["--parameters", *(str(plan.parameters(output)) for output in plan.outputs)]
-    command += ["--files", *(",".join(side_files(parents[output.parent])) for output in plan.outputs)]
+    command += [str(context.folder.output / output["folder"]) for output in outputs]
+    command += ["--parameters", *(str(output["parameters"]) for output in outputs)]
+    command += ["--files", *(",".join(output["files"]) for output in outputs)]
     command += ["--memory", str(max(CHECK_LEAST, int(CHECK_SHARE * available_memory())))]
     found: list[Result] = []
     with TemporaryFile("w+") as prose:
