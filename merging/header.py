@@ -18,6 +18,7 @@ from merging.tensors import DTYPES, Header, TensorSpec
 HEADER_LIMIT = 25_000_000  # bytes
 INDEX_LIMIT = 50_000_000  # bytes
 TENSOR_LIMIT = 200_000  # tensors in one file
+DIMENSIONS = 64  # of one tensor, as torch has them at most
 NAME_SHOWN = 100  # characters of a name in an error
 WEIGHT_FILE, WEIGHT_INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHER_VERSION = "Use the float32, float16 or bfloat16 version of this model"
@@ -123,7 +124,8 @@ def _entry(label: str, tensor: str, entry: Any) -> tuple[TensorSpec, int, int]:
         code = str(code)[:20]
         why, fix = next((why, fix) for pattern, why, fix in UNMERGEABLE if re.fullmatch(pattern, code, re.DOTALL))
         raise InputError(f"{label} is stored as {code}", why, fix)
-    if not all(type(number) is int and 0 <= number < 2**48 for number in numbers) or prod(shape) >= 2**48:
+    counts = all(type(number) is int and 0 <= number < 2**48 for number in numbers)
+    if not counts or len(shape) > DIMENSIONS or prod(shape) >= 2**48:
         raise InputError(f"{label} has impossible sizes", f"{numbers}"[:200], "Save the model again")
     return TensorSpec(tensor, tuple(shape), DTYPES[code]), begin, end
 

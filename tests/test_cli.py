@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from demo.loopback_hub import LoopbackHub
+from tests.jobs.processes import Workers
 from tests.tiny_models import save_tiny, sentences
 
 pytestmark = pytest.mark.slow  # a process for each command
@@ -204,6 +205,27 @@ def test_progress_in_json_lines(shell: Shell) -> None:
     assert (last["done"], last["total"]) == (size, size)
     shutil.rmtree(shell.folder / "out")
     assert not shell.run(*words, "--progress", "none").stderr.startswith("{")
+
+
+def test_waiting_for_a_job_shows_its_progress(shell: Shell, api: HfApi) -> None:
+    """Its stages in words, bytes and speed as of any other work, and at the end the job alone on stdout."""
+    for name in ("one", "two"):
+        api.create_repo(f"ann/{name}")
+        api.upload_folder(repo_id=f"ann/{name}", folder_path=shell.folder / name)
+    recipe = shell.recipe("ann/one", "ann/two", output={"repo_id": "ann/merged"}, seed=60)  # tenths of a second
+    (shell.folder / "home").mkdir()
+    workers = Workers(shell.folder / "home")
+    try:
+        workers.start()
+        done = shell.run("submit", recipe, "--wait", "--json", "--progress", "json")
+    finally:
+        workers.stop()
+    assert json.loads(done.stdout)["status"] == "done"
+    assert {"  merge", "  publish"} <= set(done.stderr.splitlines())
+    told = [json.loads(line)["progress"] for line in done.stderr.splitlines() if line.startswith("{")]
+    merging = [one for one in told if one["stage"] == "merge" and one["unit"] == "steps"]
+    assert {one["total"] for one in merging} == {60}
+    assert any(5 < (one["speed"] or 0) < 15 and 0 < one["left"] < 6 for one in merging)
 
 
 def test_a_work_folder_of_the_users_is_not_touched(shell: Shell) -> None:

@@ -90,6 +90,7 @@ LIES: dict[str, tuple[bytes, str]] = {
     "a fraction": (raw_file({"a": entry(shape=(2.0,))}, bytes(8)), "a has impossible sizes: (2.0, 0, 8)"),
     "a text for a shape": (raw_file({"a": {**entry(), "shape": "2"}}, bytes(8)), "a has impossible sizes"),
     "too large": (raw_file({"a": entry(shape=(2**40, 2**40))}, bytes(8)), "a has impossible sizes"),
+    "a hundred dimensions": (raw_file({"a": entry(shape=(1,) * 99 + (2,))}, bytes(8)), "a has impossible sizes"),
     "infinite": (raw_file(b'{"a":{"dtype":"F32","shape":[Infinity],"data_offsets":[0,8]}}', bytes(8)), "a has impos"),
     "too few bytes": (raw_file({"a": entry(shape=(3,))}, bytes(8)), "a has wrong offsets: [0, 8] for 12 bytes"),
     "no offsets": (raw_file({"a": {"dtype": "F32", "shape": [2]}}, bytes(8)), "a has a broken entry: it lacks a field"),
