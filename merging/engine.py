@@ -24,6 +24,7 @@ from merging.device import device_name, pick_device
 from merging.errors import InputError
 from merging.heads import arrange
 from merging.journal import Journal
+from merging.memory import return_freed_memory
 from merging.parent import Parent
 from merging.plan import Plan, memory_problem
 from merging.progress import Progress
@@ -104,6 +105,7 @@ def merge(
     if problem := memory_problem(plan, memory):
         raise InputError.of([problem])
     began = time.monotonic()
+    return_freed_memory()
     target = pick_device(device)
     workers = threads or _cores()
     out.mkdir(parents=True, exist_ok=True)
