@@ -15,11 +15,20 @@ from merging.recipe import Recipe
 from merging.sketch import distance
 
 TOO_HOT, UNSURE = 10.0, 5.0  # ratio of tr(G) between two models in one layer
+OTHER_TASKS = (
+    "These models have tasks of their own, of which RegMean usually keeps more than the average: 88 instead of 76 % "
+    "right with three small classifiers. It needs statistics, collected once from some hundred texts a model."
+)
 CLOSE = 0.045  # distance of two models as a share of their norm
 
 
 def expectation(recipe: Recipe, parents: Sequence[Parent], rule: HeadRule) -> tuple[str, tuple[Problem, ...]]:
-    """(what to expect, what to be warned of) of a merge with Gram matrices; nothing where the headers do not tell."""
+    """(what to expect, what to be warned of) of a merge with Gram matrices; nothing where the headers do not tell.
+
+    Of an average of models with labels of their own: that there is something better.
+    """
+    if recipe.method.name == "average" and rule == "apart" and len(parents) > 1:
+        return OTHER_TASKS, ()
     facts = [parent.statistics["gram"] for parent in parents if "gram" in parent.statistics]
     if "gram" not in recipe.method.needs or len(facts) < len(parents):
         return "", ()

@@ -57,6 +57,20 @@ def test_models_that_are_apart_are_worth_the_method(pair: list[Parent]) -> None:
     assert plan.as_dict()["expectation"] == plan.expectation
 
 
+def test_an_average_of_several_tasks_is_told_of_regmean(tmp_path: Path) -> None:
+    """Whoever does not know the methods hears of the better one; with one label set there is nothing to say."""
+    folders = [save_tiny(tmp_path / name, labels=labels) for name, labels in (("a", ("x", "y")), ("b", ("z", "w")))]
+    folders.append(save_tiny(tmp_path / "c", seed=1, labels=("x", "y")))
+    one, other, same = (open_parent(str(folder), folder) for folder in folders)
+
+    def told(*parents: Parent) -> str:
+        models = [parent.model for parent in parents]
+        return make_plan(recipe_from_dict({"merge_method": "average", "models": models}), parents).expectation
+
+    assert told(one, other).startswith("These models have tasks of their own, of which RegMean usually keeps more")
+    assert told(one, same) == ""
+
+
 def test_models_that_are_close_need_no_method(pair: list[Parent]) -> None:
     """The average is as good."""
     fact = pair[0].statistics["gram"]
