@@ -22,6 +22,7 @@ from jobs.job import JobFolder, read_json, write_atomically
 from jobs.stages import StageContext, collect_statistics, read_rows
 from jobs.statistics_preview import raise_if_telling
 from merging.checkpoint import open_parent
+from merging.compatibility import quantised
 from merging.device import pick_device
 from merging.engine import Report
 from merging.errors import InputError
@@ -214,9 +215,9 @@ def local_model(
         folder = Path(model).expanduser()
         if task and not (folder / task).is_dir():
             raise _no_task(model, task)
-        return folder / task, open_parent(f"{model}:{task}" if task else model, folder / task)
+        return folder / task, _plain(open_parent(f"{model}:{task}" if task else model, folder / task))
     wish: dict[str, Any] = {"merge_method": "average", "models": [{"model": model}]}
-    parent = resolve(hub, recipe_from_dict(wish)).raise_if_impossible().parents[0]
+    parent = _plain(resolve(hub, recipe_from_dict(wish)).raise_if_impossible().parents[0])
     files = make_plan(recipe_from_dict(wish), [parent]).fetch[0]
     if task:
         files = tuple(name for name in parent.files if name.startswith(f"{task}/"))
@@ -224,6 +225,13 @@ def local_model(
             raise _no_task(model, task)
     yield from fetch(hub, parent, files, target)
     return target / task, parent
+
+
+def _plain(parent: Parent) -> Parent:
+    """The parent itself. Raises InputError for one whose weights are codes, before anything of it is fetched."""
+    if found := quantised([parent]):
+        raise InputError.of(found)
+    return parent
 
 
 def _no_task(model: str, task: str) -> InputError:

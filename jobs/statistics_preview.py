@@ -11,7 +11,7 @@ from hub.resolve import resolve
 from hub.statistics import open_statistics
 from hub.statistics_place import publishing_problems, target_repo
 from merging.architecture import GENERIC, architecture_of
-from merging.compatibility import few_tokens
+from merging.compatibility import few_tokens, quantised
 from merging.errors import InputError, Problem
 from merging.parent import Parent
 from merging.plan import make_plan
@@ -79,7 +79,7 @@ def raise_if_telling(hub: Hub, model: str, files: Mapping[str, Path], *, private
 
 def _kind_problems(parent: Parent, wish: StatisticsWish) -> list[Problem]:
     """What such a model cannot give, or cannot be given, as far as its config tells."""
-    problems = []
+    problems = [_moved(problem, "model") for problem in quantised([parent])]
     if "fisher" in wish.collect:
         problem = wish_problem(parent.config, wish.text, handed_over=wish.text_is_handed_over)
         problems += [problem] if problem else []

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from merging.architecture import architecture_of
+from merging.architecture import GENERIC, architecture_of
 from merging.errors import Problem
 from merging.glance import same_weights
 from merging.header import OTHER_VERSION
@@ -128,7 +128,7 @@ def _heads(parent: Parent) -> list[str]:
 
 def quantised(parents: Sequence[Parent]) -> list[Problem]:
     """The first parent whose weights are stored as codes: those cannot be averaged."""
-    architecture = covered_architecture(parents)
+    architecture = architecture_of(parents[0].config) or GENERIC
     for index, parent in enumerate(parents):
         codes = [name for name, spec in parent.source.specs.items() if _is_code(architecture, name, spec)]
         scheme = parent.config.get("quantization_config")

@@ -1,5 +1,6 @@
 """What the stages report of themselves, on a real Hub."""
 
+import json
 import shutil
 from collections.abc import Generator
 from pathlib import Path
@@ -11,10 +12,13 @@ from hub.client import Hub
 from hub.download import _Meter
 from jobs import stages, statistics_stages
 from jobs.job import JobFolder
+from jobs.local import collect_here
 from jobs.stages import StageContext
+from jobs.statistics_preview import preview_statistics
 from jobs.statistics_stages import StatisticsContext
+from merging.errors import InputError
 from merging.progress import Progress
-from merging.recipe import Recipe, recipe_from_dict
+from merging.recipe import Calibration, Recipe, recipe_from_dict
 from merging.wish import HANDED_OVER, statistics_wish
 from tests.tiny_models import save_tiny, sentences
 
@@ -71,6 +75,26 @@ def test_the_half_of_a_file_that_was_there_is_kept() -> None:
     with meter.bar()(total=100, initial=40) as bar:
         bar.update(10)
     assert (meter.done, meter.kept) == (50, 40)
+
+
+def test_quantised_weights_give_no_statistics(hub: LoopbackHub, ann: Hub, tmp_path: Path) -> None:
+    """Refused before anything of the model is fetched, by the preview and by the shell, from the Hub and a folder."""
+    folder = tmp_path / "m0"
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": "gptq"}}
+    (folder / "config.json").write_text(json.dumps(config))
+    ann.api.upload_file(path_or_fileobj=folder / "config.json", path_in_repo="config.json", repo_id="ann/m0")
+    sentence = (
+        " is quantised \\(gptq\\): its config says so. Use the float32, float16 or bfloat16 version of this model."
+    )
+    hub.reset_counters()
+    text = Calibration(data="texts.txt")
+    for model in ("ann/m0", str(folder)):
+        with pytest.raises(InputError, match=f"{model}{sentence}"):
+            list(collect_here(ann, "gram", model, text, tmp_path / "g.safetensors", device="cpu"))
+    wanted = statistics_wish({"collect": ["gram"], "model": "ann/m0", "text": {"data": HANDED_OVER}})
+    (problem,) = preview_statistics(wanted, ann, free=10**12).problems
+    assert (str(problem).startswith("ann/m0 is quantised (gptq)"), problem.where) == (True, "model")
+    assert hub.counters()["weight_bytes"] == 0
 
 
 def test_statistics_of_all_models_are_one_count(ann: Hub, tmp_path: Path) -> None:
