@@ -59,7 +59,7 @@ def test_models_that_are_apart_are_worth_the_method(pair: list[Parent]) -> None:
 
 def test_an_average_of_several_tasks_is_told_of_regmean(tmp_path: Path) -> None:
     """Whoever does not know the methods hears of the better one; with one label set there is nothing to say."""
-    folders = [save_tiny(tmp_path / name, labels=labels) for name, labels in (("a", ("x", "y")), ("b", ("z", "w")))]
+    folders = [save_tiny(tmp_path / "a", labels=("x", "y")), save_tiny(tmp_path / "b", seed=2, labels=("z", "w"))]
     folders.append(save_tiny(tmp_path / "c", seed=1, labels=("x", "y")))
     one, other, same = (open_parent(str(folder), folder) for folder in folders)
 
