@@ -26,7 +26,7 @@ from merging.checkpoint import open_parent
 from merging.errors import InputError, MergeError
 from merging.offload import available_memory
 from merging.parent import Parent
-from merging.plan import Plan, make_plan
+from merging.plan import Plan, make_plan, memory_problem
 from merging.progress import Progress
 from merging.recipe import Calibration, Recipe, StatisticsKind, recipe_from_yaml
 from merging.roles import Reads
@@ -107,7 +107,8 @@ def pin(context: StageContext) -> Steps:
     yield Progress("pin", 0, 1, "steps", "reading headers")
     resolved = resolve(context.hub, context.recipe, folders_allowed=context.folders_allowed).raise_if_impossible()
     plan = make_plan(resolved.recipe, resolved.parents, resolved.base).raise_if_impossible()
-    too_large = disk_problem(plan.disk_bytes, shutil.disk_usage(context.folder.path).free + context.folder.size)
+    free = shutil.disk_usage(context.folder.path).free + context.folder.size
+    too_large = disk_problem(plan.disk_bytes, free) or memory_problem(plan, context.memory)
     output = check_output(context.hub, context.recipe) if context.publishes else []
     errors = [problem for problem in output if problem.severity == "error"]
     if too_large or errors:
