@@ -183,6 +183,13 @@ def test_ties_equals_the_definition(options: dict[str, object], expected: list[f
     close(ties(CHANGED, **options), expected)  # type: ignore[arg-type]
 
 
+def test_an_election_without_a_winner_is_positive() -> None:
+    """Changes that cancel out elect +; where no change is left, nothing changes."""
+    tensors = (torch.tensor([1.5, 0.5, 1.0]), torch.tensor([0.5, 1.5, 1.0]))
+    for method in (ties, dare_ties):
+        close(method(TensorGroup(name="w", tensors=tensors, base=torch.ones(3))), [1.5, 1.5, 1.0])
+
+
 def test_task_arithmetic_equals_the_definition() -> None:
     """The weighted sum of the changes on the base; at weights that sum to 1 the weighted average."""
     close(task_arithmetic(CHANGED, weight=(0.4, 0.4, 0.4)), [1.24, 0.8, 0.74, 1.56, 0.96])
