@@ -49,7 +49,7 @@ def fisher(
 
     The default is not the paper's, which on three classifiers was no better than the average with any normalisation,
     and less steady: of a trained model's Fisher a few large values outweigh all others. Their roots, normalised in each
-    tensor, were better than the average with each of five seeds, by 1 to 4 points; RegMean by 11 to 13.
+    tensor, were better than the average with each of five seeds, by 0.6 to 4 points; RegMean by 11 to 13.
     """
     assert group.fishers is not None, "fisher needs Fisher statistics"
     weights = normalised(weights_of(group, weight))
