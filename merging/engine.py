@@ -11,6 +11,7 @@ import os
 import platform
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,18 +115,17 @@ def merge(
     pairs = statistics or [{} for _ in parents]
     work = Work(plan, arranged.parents, arranged.base, pairs, target, workers, memory)
     total = plan.output_bytes
-    with one_torch_thread():
-        left = [shard for shard in plan.shards if shard.path not in journal.finished]
-        if feed:
-            feed.begin(left)
+    left = [shard for shard in plan.shards if shard.path not in journal.finished]
+    work.done = sum(shard.nbytes for shard in plan.shards if shard.path in journal.finished)
+    if feed:
+        feed.begin(left)
+    with one_torch_thread(), _Finisher(journal, feed) as finisher:
         for shard in left:
-            if feed:
+            if feed:  # what the shard before this one read is dropped first: the plan's peak of the disk holds
+                yield from finisher.wait(work.done, total)
                 yield from feed.bring(shard)
-            work.done = sum(other.nbytes for other in plan.shards if other.path in journal.finished)
-            yield from _write(shard, work, out)
-            journal.finish(shard.path)
-            if feed:
-                feed.release(shard)
+            yield from _write(shard, work, out, finisher)
+        yield from finisher.wait(work.done, total)
     yield from write_side_files(plan, parents, out)
     actions = [step.action for step in plan.steps]
     report = Report(
@@ -147,7 +147,47 @@ def merge(
     return report
 
 
-def _write(shard: Shard, work: Work, out: Path) -> Iterator[Progress]:
+class _Finisher:
+    """Syncs, names, hashes and notes a shard while the next one is merged: one at a time, in order."""
+
+    def __init__(self, journal: Journal, feed: Feed | None) -> None:
+        self._journal, self._feed = journal, feed
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="finish")
+        self._waiting: tuple[Shard, Future[None]] | None = None
+
+    def __enter__(self) -> "_Finisher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def finish(self, shard: Shard, writer: ShardWriter) -> None:
+        """Take over a shard whose bytes are all written; when the one before it is done. Raises OSError of that one."""
+        self._settle()
+
+        def work() -> None:
+            writer.finish()
+            self._journal.finish(shard.path)
+
+        self._waiting = shard, self._thread.submit(work)
+
+    def wait(self, done: int, total: int) -> Iterator[Progress]:
+        """Until the last shard is done, saying so twice a second."""
+        while self._waiting and not self._waiting[1].done():
+            yield Progress("merge", min(done, total), total, message="hashing the output")
+            wait([self._waiting[1]], timeout=0.5)
+        self._settle()
+
+    def _settle(self) -> None:
+        if self._waiting:
+            shard, future = self._waiting
+            future.result()
+            self._waiting = None
+            if self._feed:
+                self._feed.release(shard)
+
+
+def _write(shard: Shard, work: Work, out: Path, finisher: _Finisher) -> Iterator[Progress]:
     """Write one shard; it gets its name when it is whole."""
     path = out / shard.path
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -157,7 +197,7 @@ def _write(shard: Shard, work: Work, out: Path) -> Iterator[Progress]:
     except BaseException:
         writer.abandon()
         raise
-    writer.finish()
+    finisher.finish(shard, writer)
 
 
 def _cores() -> int:
