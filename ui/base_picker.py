@@ -11,7 +11,7 @@ from merging.parent import Parent
 from ui import browser, render
 from ui.desk import Desk
 from ui.forms import Draft, Values, common_base, hub_id, merged_rows
-from ui.parts import SEARCH_HELP, found_models, fragment
+from ui.parts import NOTHING, SEARCH_HELP, found_models, fragment
 
 Updates = dict[Any, Any]
 
@@ -68,7 +68,7 @@ class BasePicker:
 
     def _chosen(self, model: str | None) -> gr.Dropdown:
         """The name alone, also of what was picked from the list or pasted as a link."""
-        return gr.Dropdown(value=hub_id(model or ""), choices=[])
+        return gr.Dropdown(value=hub_id(model or ""), choices=NOTHING)
 
     def _search(self, typed: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """Models whose name holds what was typed so far, and what that was."""

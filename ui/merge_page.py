@@ -43,7 +43,7 @@ from ui.forms import (
     shared_parameters,
 )
 from ui.job_view import JobView
-from ui.parts import SEARCH_HELP, found_models, fragment, parameter_component
+from ui.parts import NOTHING, SEARCH_HELP, found_models, fragment, parameter_component
 from ui.security import spoken
 
 Updates = dict[Any, Any]
@@ -246,7 +246,7 @@ class MergePage:
         if not isinstance(model, str) or "/" not in model:
             return {self.picked: ""}
         draft: Draft = data[self.draft]
-        done: Updates = {self.picked: "", self.search: gr.Dropdown(value=None, choices=[], info=SEARCH_HELP)}
+        done: Updates = {self.picked: "", self.search: gr.Dropdown(value=None, choices=NOTHING, info=SEARCH_HELP)}
         pick = [data[self.picks], hub_id(model)]
         if draft.get("pick") == pick:
             return done  # Gradio tells of one pick twice
