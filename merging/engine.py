@@ -110,22 +110,23 @@ def merge(
     target = pick_device(device)
     workers = threads or _cores()
     out.mkdir(parents=True, exist_ok=True)
+    yield Progress("merge", 0, 0, message="looking at what is there")  # shards of an earlier start are hashed
     journal = Journal(out, _identity(plan, (*parents, *((base,) if base else ()))))
     arranged = arrange(parents, base)
     pairs = statistics or [{} for _ in parents]
     work = Work(plan, arranged.parents, arranged.base, pairs, target, workers, memory)
     total = plan.output_bytes
     left = [shard for shard in plan.shards if shard.path not in journal.finished]
-    work.done = sum(shard.nbytes for shard in plan.shards if shard.path in journal.finished)
+    work.done = work.kept = sum(shard.nbytes for shard in plan.shards if shard.path in journal.finished)
     if feed:
         feed.begin(left)
     with one_torch_thread(), _Finisher(journal, feed) as finisher:
         for shard in left:
             if feed:  # what the shard before this one read is dropped first: the plan's peak of the disk holds
-                yield from finisher.wait(work.done, total)
+                yield from finisher.wait(work, total)
                 yield from feed.bring(shard)
             yield from _write(shard, work, out, finisher)
-        yield from finisher.wait(work.done, total)
+        yield from finisher.wait(work, total)
     yield from write_side_files(plan, parents, out)
     actions = [step.action for step in plan.steps]
     report = Report(
@@ -171,10 +172,10 @@ class _Finisher:
 
         self._waiting = shard, self._thread.submit(work)
 
-    def wait(self, done: int, total: int) -> Iterator[Progress]:
+    def wait(self, work: Work, total: int) -> Iterator[Progress]:
         """Until the last shard is done, saying so twice a second."""
         while self._waiting and not self._waiting[1].done():
-            yield Progress("merge", min(done, total), total, message="hashing the output")
+            yield Progress("merge", min(work.done, total), total, message="hashing the output", kept=work.kept)
             wait([self._waiting[1]], timeout=0.5)
         self._settle()
 

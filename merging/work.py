@@ -52,7 +52,7 @@ class Work:
         self._streams = threading.local()
         self._lock = threading.Lock()
         self.notes: set[str] = set()
-        self.done = self.peak_memory = 0  # bytes
+        self.done = self.kept = self.peak_memory = 0  # bytes; kept is what of done an earlier start had finished
 
     # How much at a time
 
@@ -87,7 +87,7 @@ class Work:
         total = self._plan.output_bytes
         for _ in crew.run(self._tasks(shard)):
             self.peak_memory = max(self.peak_memory, anonymous_memory())
-            yield Progress("merge", min(self.done, total), total, message=shard.path)
+            yield Progress("merge", min(self.done, total), total, message=shard.path, kept=self.kept)
 
     def _tasks(self, shard: Shard) -> list[Task]:
         """The longest first, so that no thread is left alone with one at the end; equals in the order of the file."""
