@@ -18,7 +18,7 @@ from torch import Tensor
 
 STRIDE = 251  # a prime: no row or column length of a matrix has a period in common with it
 SAMPLED = 1 << 13  # values of a small tensor's sample, at least
-DEVIATIONS = 4  # of the rank in the sample, on each side
+DEVIATIONS = 5  # of the rank in the sample, on each side
 SHARED = 0.01  # share of the sample that one value makes: it is counted in place of being collected
 COLLECTED = 1 << 22  # values that are kept between the two bounds, 12 bytes each
 
