@@ -202,6 +202,8 @@ class Maker:
 
         def load(start: int, stop: int) -> TensorGroup:
             self._check()
+            if self._device.type == "cuda":  # the copies of the block before have left the pinned memory
+                torch.cuda.current_stream(self._device).synchronize()
             return TensorGroup(
                 name=step.name,
                 tensors=tuple([read(start, stop) for read in reads]),
