@@ -64,6 +64,11 @@ class HubFeed:
         self._fetched = self._supply.bytes_of(self._here)
         self._written = sum(self._supply.written.values()) - sum(self._supply.written[path] for path in self._order)
 
+    def needs_room(self, shard: Shard) -> bool:
+        """Whether the inputs of that shard fit on the disk only when those before it are released."""
+        there = self._here | self._supply.needs[shard.path]
+        return self._room(self._order.index(shard.path)) < self._supply.bytes_of(there)
+
     def bring(self, shard: Shard) -> Iterator[Progress]:
         """Fetch what that shard reads, then begin with what the next one reads.
 
@@ -98,7 +103,7 @@ class HubFeed:
                 except StopIteration as end:
                     value: T = end.value
                     return value
-                if step.unit != "bytes":
+                if step.unit != "bytes" or (step.stage == "merge" and not step.total):
                     yield step
                     continue
                 written = max(written, step.done, self._written)
@@ -119,12 +124,16 @@ class HubFeed:
         """Begin to fetch what the shard behind that place needs, as far as the disk allows."""
         if place + 1 == len(self._order):
             return
-        outputs = self._written + sum(self._supply.written[path] for path in self._order[: place + 1])
-        room = self._limit - self._supply.beside - outputs - self._supply.bytes_of(self._here)
+        room = self._room(place) - self._supply.bytes_of(self._here)
         for piece in sorted(self._supply.needs[self._order[place + 1]] - self._here):
             if self._supply.sizes[piece] <= room:
                 room -= self._supply.sizes[piece]
                 self._start(piece)
+
+    def _room(self, place: int) -> int:
+        """Bytes that inputs may take while the shard of that place is made."""
+        outputs = self._written + sum(self._supply.written[path] for path in self._order[: place + 1])
+        return self._limit - self._supply.beside - outputs
 
     def _start(self, piece: Piece) -> None:
         model, folder = self._models[piece.model], self._source(piece.model).folder

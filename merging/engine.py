@@ -71,6 +71,10 @@ class Feed(Protocol):
         """These output shards are left to be made, in this order: called once, before anything else."""
         ...
 
+    def needs_room(self, shard: Shard) -> bool:
+        """Whether the inputs of that shard fit on the disk only when those before it are released."""
+        ...
+
     def bring(self, shard: Shard) -> Iterator[Progress]:
         """See to it that every input of that output shard is on disk."""
         ...
@@ -122,8 +126,9 @@ def merge(
         feed.begin(left)
     with one_torch_thread(), _Finisher(journal, feed) as finisher:
         for shard in left:
-            if feed:  # what the shard before this one read is dropped first: the plan's peak of the disk holds
-                yield from finisher.wait(work, total)
+            if feed:
+                if feed.needs_room(shard):  # the plan's peak of the disk holds
+                    yield from finisher.wait(work, total)
                 yield from feed.bring(shard)
             yield from _write(shard, work, out, finisher)
         yield from finisher.wait(work, total)
