@@ -32,7 +32,7 @@ def for_a_merge(recipe: Recipe, kind: str, model: str) -> str:
         if not entry.is_folder
     ]
     back = render.link(render.recipe_link("", recipe), "Back to the merge", css="mm-button", here=True)
-    return f'<p class="mm-notice">{render.text(recipe.method.title)} of {", ".join(names)}. {back}</p>'
+    return f'<p class="mm-notice">For {render.text(recipe.method.title)} of {", ".join(names)}. {back}</p>'
 
 
 def merge_link(one: Summary) -> str:

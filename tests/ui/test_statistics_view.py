@@ -80,7 +80,7 @@ def test_the_way_back_to_a_merge() -> None:
     """Every model of it is a way to its own statistics, with the same way back; strangers' words are text."""
     recipe = recipe_from_dict({"merge_method": "fisher", "models": ["ann/a@main", "ann/b"]})
     html = statistics_view.for_a_merge(recipe, "fisher", "ann/a@" + "b" * 40)
-    assert "Fisher of <b>ann/a</b>, <a href" in html
+    assert "For Fisher of <b>ann/a</b>, <a href" in html
     (query,) = (parse_qs(one.partition("?")[2]) for one in re.findall(r'href="(/statistics[^"]*)"', unescape(html)))
     assert (query["model"], query["collect"]) == (["ann/b"], ["fisher"])
     assert recipe_from_link(query["recipe"][0]) == recipe
