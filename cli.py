@@ -19,7 +19,7 @@ from jobs.follow import follow
 from jobs.recipe_file import read_recipe
 from jobs.shell import command_of, say
 from merging.errors import InputError, MergeError, Problem
-from merging.progress import Progress
+from merging.progress import Progress, size
 from merging.recipe import Calibration, ModelEntry, Recipe
 from settings import Settings, parse_size
 
@@ -99,7 +99,7 @@ def _print_plan(data: dict[str, Any], warnings: Iterable[Problem]) -> None:
         print(f"  {output['folder'] or '(root)'}: {output['model']}, {output['parameters']:,} parameters")
     counts = ", ".join(f"{count} {action}" for action, count in data["tensors"].items())
     print(f"  tensors: {counts}; heads: {data['heads']}")
-    print(f"  download {data['download_bytes'] / 1e6:.1f} MB, output {data['output_bytes'] / 1e6:.1f} MB")
+    print(f"  output {size(data['output_bytes'])}, {data['disk']}")
     for one in data["statistics"]:
         print(f"  {one['kind'].title()} of {one['model']}: {one['source']}")
     if data["expectation"]:

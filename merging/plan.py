@@ -148,6 +148,7 @@ class Plan:
             "download_bytes": self.download_bytes,
             "output_bytes": self.output_bytes,
             "disk_bytes": self.disk_bytes,
+            "disk": self.disk_words,
             "shards": [shard.path for shard in self.shards],
             "fingerprint": self.fingerprint,
         }

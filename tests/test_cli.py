@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -133,7 +134,8 @@ def test_plan_looks_at_the_name_of_the_result(shell: Shell, api: HfApi) -> None:
 
 def test_folders_are_planned_without_a_hub(shell: Shell) -> None:
     """No output in the recipe: nobody is asked."""
-    shell.run("plan", shell.recipe("./one", "./two"), HF_ENDPOINT="http://127.0.0.1:9")
+    told = shell.run("plan", shell.recipe("./one", "./two"), HF_ENDPOINT="http://127.0.0.1:9").stdout
+    assert re.search(r"output \S+ kB, downloads 0 bytes, needs at most \S+ [kM]B of disk at a time", told)
 
 
 def test_a_recipe_that_cannot_be_read_is_named(shell: Shell) -> None:

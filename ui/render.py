@@ -241,7 +241,7 @@ def _facts(plan: Plan, private: bool) -> str:
         "Tensors": work,
         "Download": size(plan.download_bytes),
         "Result": f"{size(plan.output_bytes)} in {plural(len(plan.shards), 'file')}",
-        "Disk needed": size(plan.disk_bytes),
+        "Disk needed": f"at most {size(plan.disk_bytes)} at a time",
         "Visibility": "private repo" if private else "public repo",
     }
     return definitions(rows)
