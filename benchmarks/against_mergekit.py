@@ -7,8 +7,8 @@ mergekit is a program in an environment of its own (`pip install mergekit==0.1.5
 Equality: the largest difference of any value, in steps of the output's dtype at the largest of the values that it was
 made from; for DARE, which draws other random numbers, statistics. Of equal magnitudes TIES keeps those with the lower
 index here, which mergekit leaves open: a last table tells how many values that concerns. Time: whole processes, imports
-and hashing included, in turn, the same number of threads for both; the first of three bfloat16 checkpoints is the base
-where one is needed.
+and hashing included, in turn, the same number of threads for both, and their anonymous memory; the first of three
+bfloat16 checkpoints is the base where one is needed.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from benchmarks.memory import anonymous
+from benchmarks.plots import bars, memory
 from benchmarks.speed import place
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -123,21 +126,31 @@ def write_models(folder: Path, names: Sequence[str], dtype: torch.dtype, spread:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def run(command: Sequence[str | Path], folder: Path, threads: int = 1) -> dict[str, float]:
-    """Wall and CPU seconds and the largest resident memory of a program, its children included."""
+def run(command: Sequence[str | Path], folder: Path, threads: int = 1) -> dict[str, Any]:
+    """Wall and CPU seconds of a program, and its anonymous memory, sampled: the most, and (seconds, bytes)."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     with tempfile.TemporaryFile() as output:
         began = time.perf_counter()
         process = subprocess.Popen(
             [str(part) for part in command], cwd=folder, env=environment, stdout=output, stderr=output
         )
-        _, status, used = os.wait4(process.pid, 0)
+        samples = [(0.0, 0)]
+        while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
+            with suppress(OSError):
+                samples.append((time.perf_counter() - began, anonymous(process.pid)))
+            time.sleep(0.02)
+        _, status, used = ended
         wall = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode:
             output.seek(0)
             sys.exit(f"{' '.join(map(str, command))} failed:\n{output.read().decode(errors='replace')[-3000:]}")
-    return {"wall": wall, "cpu": used.ru_utime + used.ru_stime, "memory": used.ru_maxrss * 1024}
+    return {
+        "wall": wall,
+        "cpu": used.ru_utime + used.ru_stime,
+        "memory": max(size for _, size in samples),
+        "samples": samples,
+    }
 
 
 class Tools:
@@ -146,18 +159,18 @@ class Tools:
     def __init__(self, mergekit: Path, folder: Path, threads: int = 1) -> None:
         self._mergekit, self._folder, self._threads = mergekit, folder, threads
 
-    def mergekit(self, wish: Mapping[str, Any], dtype: str, computed: str = "float32") -> dict[str, float]:
+    def mergekit(self, wish: Mapping[str, Any], dtype: str, computed: str = "float32") -> dict[str, Any]:
         """Run mergekit; what it computes in is set apart from what it writes."""
         own = {"dtype": computed} if computed == dtype else {"dtype": computed, "out_dtype": dtype}
         options = ["--no-copy-tokenizer", "--quiet"]
         return self._run({**wish, **own}, "theirs", [self._mergekit, "theirs.yaml", "theirs", *options])
 
-    def ours(self, wish: Mapping[str, Any], dtype: str) -> dict[str, float]:
+    def ours(self, wish: Mapping[str, Any], dtype: str) -> dict[str, Any]:
         """Run the command line of this project."""
         command = [sys.executable, ROOT / "cli.py", "merge", "ours.yaml", "ours", "--no-check", "--device", "cpu"]
         return self._run({**wish, "dtype": dtype}, "ours", [*command, "--threads", str(self._threads)])
 
-    def _run(self, wish: Mapping[str, Any], out: str, command: Sequence[str | Path]) -> dict[str, float]:
+    def _run(self, wish: Mapping[str, Any], out: str, command: Sequence[str | Path]) -> dict[str, Any]:
         (self._folder / f"{out}.yaml").write_text(yaml.safe_dump(dict(wish)))
         for old in sorted((self._folder / out).rglob("*"), reverse=True):
             old.unlink()
@@ -261,7 +274,7 @@ def timing(mergekit: Path, gigabytes: float, pairs: int, threads: int) -> dict[s
         tools = Tools(mergekit, Path(name), threads)
         found["bytes"] = write_models(Path(name), ("base", "one", "two"), torch.bfloat16, 0.001, **sizes)
         for method, wish in TIMED.items():
-            runs: dict[str, list[dict[str, float]]] = {"mergekit": [], "this": []}
+            runs: dict[str, list[dict[str, Any]]] = {"mergekit": [], "this": []}
             for _ in range(pairs):
                 runs["mergekit"].append(tools.mergekit(wish, "bfloat16", "bfloat16"))
                 runs["this"].append(tools.ours(wish, "bfloat16"))
@@ -293,6 +306,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--json", type=Path, help="where the figures of --time go")
+    parser.add_argument("--plots", type=Path, help="a folder for pictures of --time: docs/images")
     options = parser.parse_args()
     if not options.time:
         equality(options.mergekit.absolute())
@@ -300,6 +314,9 @@ def main() -> None:
     found = timing(options.mergekit.absolute(), options.gigabytes, options.pairs, options.threads)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
+    if options.plots:
+        bars(found, options.plots / "engine-time.png")
+        memory(found, options.plots / "engine-memory.png", "ties")
 
 
 if __name__ == "__main__":
