@@ -7,7 +7,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hub.client import Hub, SignInNeeded
 from hub.download import fetch
@@ -26,12 +26,14 @@ from merging.compatibility import quantised
 from merging.device import pick_device
 from merging.engine import Report
 from merging.errors import InputError
-from merging.evaluate import Score, accuracy
 from merging.parent import Parent
 from merging.plan import make_plan
 from merging.progress import Progress
 from merging.recipe import Calibration, ModelEntry, Recipe, recipe_from_dict
 from merging.wish import Place
+
+if TYPE_CHECKING:  # a merge needs no transformers, and does not wait for their import
+    from merging.evaluate import Score
 
 MARK = ".merge-my-models"  # in a work folder that we made; locked while a merge uses it
 REPORT = ".merge-report.json"  # in a merged folder: what its card tells; hidden, so never published
@@ -143,10 +145,12 @@ def collect_here(
 
 def evaluate_here(
     hub: Hub, models: Sequence[str], wish: Calibration, *, label_column: str | None, device: str = "auto"
-) -> Generator[Progress, None, dict[str, Score]]:
+) -> Generator[Progress, None, dict[str, "Score"]]:
     """Accuracy of each classifier on the same labelled rows; `folder/task` or `owner/name:task` names one head."""
+    from merging.evaluate import accuracy
+
     pick_device(device)
-    scores: dict[str, Score] = {}
+    scores: dict[str, "Score"] = {}
     with TemporaryDirectory(prefix="merge-") as name:
         rows = read_rows(hub, wish, Path(name) / "cache", files_allowed=True, label_column=label_column)
         labelled = [(text, label) for text, label in rows if label is not None]
