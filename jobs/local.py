@@ -150,7 +150,7 @@ def evaluate_here(
     from merging.evaluate import accuracy
 
     pick_device(device)
-    scores: dict[str, "Score"] = {}
+    scores: dict[str, Score] = {}
     with TemporaryDirectory(prefix="merge-") as name:
         rows = read_rows(hub, wish, Path(name) / "cache", files_allowed=True, label_column=label_column)
         labelled = [(text, label) for text, label in rows if label is not None]
