@@ -30,7 +30,7 @@ demo: install  ## The main job on real input, no account, no network (ONCE=1 end
 
 # Most tests wait for processes that they started: two at a time take half as long.
 test: install browser lint  ## Everything that CI checks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 quick: install  ## Lint and the tests that are not slow, side by side: under a minute
 	@$(MAKE) --no-print-directory -j2 lint quick-tests
