@@ -25,8 +25,8 @@ class Summary:
     widest: int  # inputs of the widest of them (Gram), 0 for Fisher
     examples: int
     tokens: int  # real tokens seen by the layer that saw most; 0 for Fisher, which counts examples
-    fullness: float  # tokens for each input, of the layer that has fewest; below 1 its Gram lacks rank; 0 for Fisher
-    lacking: int  # layers with fewer tokens than inputs
+    fullness: float  # tokens for each input, of the layer that has fewest; below 1 its Gram lacks rank (as `lacking`)
+    lacking: int  # layers with fewer tokens than inputs, those that see one row an example left aside
     belongs: bool | None  # to the weights it was compared with; None when there was nothing to compare
     model: str = ""
     revision: str = ""
@@ -97,7 +97,7 @@ class Summary:
 def summarise(fact: StatisticsFact, metadata: Mapping[str, str], weights: Mapping[str, str] | None = None) -> Summary:
     """The summary of a file by its header. `weights` are the model's own (file -> SHA-256, "" where not known)."""
     gram = fact.kind == "gram"
-    ratios = [fact.tokens[name] / inputs for name, inputs in fact.keys.items()] if gram else []
+    ratios = [fact.tokens[name] / fact.keys[name] for name in _seeing_all(fact)] if gram else []
     known = {digest for digest in (weights or {}).values() if digest}
     texts = {name: metadata.get(name, "")[:300] for name in ("model", "revision", "dataset", "dataset_revision")}
     return Summary(
@@ -117,6 +117,12 @@ def summarise(fact: StatisticsFact, metadata: Mapping[str, str], weights: Mappin
         variant=fact.variant,
         **texts,
     )
+
+
+def _seeing_all(fact: StatisticsFact) -> list[str]:
+    """The layers that see every token; few rows are normal for the others, such as a pooler or a head."""
+    once = {name for name in fact.keys if fact.tokens[name] == fact.examples < max(fact.tokens.values())}
+    return [name for name in fact.keys if name not in once]
 
 
 def _few(value: float) -> str:

@@ -45,6 +45,15 @@ def test_a_full_gram_gives_no_warning() -> None:
     assert summarise(replace(GRAM, tokens={"q": 384, "k": 385, "out": 1536}), METADATA).warnings() == ()
 
 
+def test_a_layer_that_sees_one_row_an_example_is_left_aside() -> None:
+    """Few rows are normal for a pooler; where no layer sees more there is no such layer."""
+    keys = {"q": 384, "pooler": 384}
+    short = summarise(replace(GRAM, keys=keys, tokens={"q": 2200, "pooler": 200}, examples=200), METADATA)
+    assert (short.warnings(), short.facts()["Fullness"][:3]) == ((), "5.7")
+    both = summarise(replace(GRAM, keys=keys, tokens={"q": 200, "pooler": 200}, examples=200), METADATA)
+    assert both.lacking == 2
+
+
 def test_the_facts_of_a_fisher_file() -> None:
     """It counts examples; there is no fullness."""
     fact = replace(GRAM, kind="fisher", keys={"q": 147_456}, tokens={"q": 600}, nbytes=3_400)
