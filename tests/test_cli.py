@@ -487,7 +487,7 @@ def test_statistics_are_shown_and_published_next_to_the_model(shell: Shell, api:
     shown = shell.run("statistics", "ann/one", "--show").stdout
     assert shown.startswith(f"Gram matrices (RegMean): {link}:merge-statistics/gram.safetensors\n  model: ann/one at ")
     assert "  weights: the same\n  collected from: a text that is not published\n  examples: 8," in shown
-    assert "layers have fewer tokens than inputs" in shown
+    assert "  fullness: 1.1 tokens for each input of the layer with the fewest\n" in shown
     told = json.loads(shell.run("statistics", "./g.safetensors", "--show", "--json").stdout)
     assert [(one["kind"], one["belongs"], one["dataset"]) for one in told["statistics"]] == [("gram", None, "")]
 
