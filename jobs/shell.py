@@ -3,6 +3,7 @@
 Exit 2: the input is at fault. 1: anything else. A traceback is shown only with MERGE_DEBUG=1.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -56,6 +57,9 @@ def _spoken(function: Command) -> Command:
         except Exception as error:
             if os.environ.get("MERGE_DEBUG"):
                 raise
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                say("error: The disk is full. Free some space, then start again.", *_notes(error), sep="\n")
+                raise typer.Exit(1) from None
             first = (str(error).splitlines() or [""])[0]
             say(f"error: {type(error).__name__}: {first} (set MERGE_DEBUG=1 to see where)", *_notes(error), sep="\n")
             raise typer.Exit(1) from None

@@ -101,7 +101,6 @@ class Operands:
     def function(self, step: Step) -> Callable[[TensorGroup], Tensor]:
         """The method, or the average that stands in for it, with its parameters for that tensor."""
         values = self.method.values_for(self.options, step.name, self.plan.depths[step.name])
-        values = self.method.values_for(self.options, step.name, self.plan.depths[step.name])
         if step.action == "merge":
             return partial(self.method.function, **values)
         options: dict[str, Any] = {}

@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,6 +54,7 @@ class SafetensorsFile:
     def __init__(self, path: Path, label: str = "") -> None:
         self.path, label = path, label or path.name  # the label is how errors call the file
         self._descriptor = os.open(path, os.O_RDONLY)
+        self._close = weakref.finalize(self, os.close, self._descriptor)  # also when nobody does
         size = os.fstat(self._descriptor).st_size
         head = os.pread(self._descriptor, 8, 0)
         self.header = parse_header(os.pread(self._descriptor, 8 + header_length(head, size, label), 0), size, label)
@@ -79,7 +81,7 @@ class SafetensorsFile:
 
     def close(self) -> None:
         """Give the descriptor back."""
-        os.close(self._descriptor)
+        self._close()
 
 
 class Checkpoint:
@@ -347,9 +349,14 @@ class ShardWriter:
         header, self._offsets, self.size = layout(specs, metadata)
         self._specs = {spec.name: spec for spec in specs}
         self._descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT, 0o644)  # old pages are used again
-        os.ftruncate(self._descriptor, self.size)
-        os.posix_fallocate(self._descriptor, 0, self.size)
-        os.pwrite(self._descriptor, header, 0)
+        try:
+            os.ftruncate(self._descriptor, self.size)
+            if hasattr(os, "posix_fallocate"):  # not on macOS: a full disk is found while writing there
+                os.posix_fallocate(self._descriptor, 0, self.size)
+            os.pwrite(self._descriptor, header, 0)
+        except OSError:
+            self.abandon()
+            raise
         self._lock = threading.Lock()
         self._left = sum(spec.nbytes for spec in self._specs.values())
 
@@ -376,8 +383,10 @@ class ShardWriter:
         """Sync and rename; raises when a byte was never written or written twice."""
         if self._left:
             raise RuntimeError(f"{self.path.name}: {self._left} bytes are missing")
-        os.fsync(self._descriptor)
-        os.close(self._descriptor)
+        try:
+            os.fsync(self._descriptor)
+        finally:
+            os.close(self._descriptor)
         os.rename(self._partial, self.path)
 
     def abandon(self) -> None:

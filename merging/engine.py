@@ -121,6 +121,8 @@ def merge(
     work = Work(plan, arranged.parents, arranged.base, pairs, target, workers, memory)
     total = plan.output_bytes
     left = [shard for shard in plan.shards if shard.path not in journal.finished]
+    for shard in left:  # one that was never noted, or of other work, would take room beside the new one
+        (out / shard.path).unlink(missing_ok=True)
     work.done = work.kept = sum(shard.nbytes for shard in plan.shards if shard.path in journal.finished)
     if feed:
         feed.begin(left)
@@ -130,7 +132,7 @@ def merge(
                 if feed.needs_room(shard):  # the plan's peak of the disk holds
                     yield from finisher.wait(work, total)
                 yield from feed.bring(shard)
-            yield from _write(shard, work, out, finisher)
+            yield from _write(shard, work, out, finisher, total)
         yield from finisher.wait(work, total)
     yield from write_side_files(plan, parents, out)
     actions = [step.action for step in plan.steps]
@@ -168,8 +170,7 @@ class _Finisher:
         self._thread.shutdown()
 
     def finish(self, shard: Shard, writer: ShardWriter) -> None:
-        """Take over a shard whose bytes are all written; when the one before it is done. Raises OSError of that one."""
-        self._settle()
+        """Take over a shard whose bytes are all written. The one before it was waited for."""
 
         def work() -> None:
             writer.finish()
@@ -178,7 +179,7 @@ class _Finisher:
         self._waiting = shard, self._thread.submit(work)
 
     def wait(self, work: Work, total: int) -> Iterator[Progress]:
-        """Until the last shard is done, saying so twice a second."""
+        """Until the last shard is done, saying so twice a second. Raises the OSError of that one."""
         while self._waiting and not self._waiting[1].done():
             yield Progress("merge", min(work.done, total), total, message="hashing the output", kept=work.kept)
             wait([self._waiting[1]], timeout=0.5)
@@ -193,13 +194,14 @@ class _Finisher:
                 self._feed.release(shard)
 
 
-def _write(shard: Shard, work: Work, out: Path, finisher: _Finisher) -> Iterator[Progress]:
+def _write(shard: Shard, work: Work, out: Path, finisher: _Finisher, total: int) -> Iterator[Progress]:
     """Write one shard; it gets its name when it is whole."""
     path = out / shard.path
     path.parent.mkdir(parents=True, exist_ok=True)
     writer = ShardWriter(path, [step.spec for step in shard.steps])
     try:
         yield from work.write_shard(shard, writer)
+        yield from finisher.wait(work, total)
     except BaseException:
         writer.abandon()
         raise

@@ -1,6 +1,8 @@
 """Checkpoints: untrusted headers, reading by position, writing in any order."""
 
+import gc
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -180,3 +182,26 @@ def test_an_odd_config_is_one_sentence(config: object, sentence: str) -> None:
     """The fields that are looked at have their form."""
     with pytest.raises(InputError, match=f"demo/x has a broken config.json: {sentence}"):
         checked_config(config, "demo/x")
+
+
+def test_a_checkpoint_that_nobody_closes_gives_its_descriptors_back(tmp_path: Path) -> None:
+    """A model of many shards is opened in each stage anew: descriptors are few."""
+    folder = save_tiny(tmp_path / "model", shard_size="20KB")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(3):
+        assert len(Checkpoint(folder).files) > 1
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_full_disk_leaves_no_descriptor_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The room of a shard is asked for before anything is written to it."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(OSError, match="No space left"):
+        ShardWriter(tmp_path / "model.safetensors", [TensorSpec("a", (2,), torch.float32)])
+    assert len(os.listdir("/proc/self/fd")) == before

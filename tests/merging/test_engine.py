@@ -164,6 +164,27 @@ def test_a_finished_shard_with_other_bytes_is_written_again(tmp_path: Path, monk
     assert sha256_of(shard) == files[shard.name]
 
 
+def test_a_shard_that_was_never_noted_takes_no_room_beside_the_new_one(tmp_path: Path) -> None:
+    """A kill between a shard's name and its note leaves it behind: the next run deletes it before it writes."""
+    wish = recipe(*(save_tiny(tmp_path / str(seed), seed=seed) for seed in range(2)))
+    files = run(wish, tmp_path / "out").files
+    (tmp_path / "out.journal.json").unlink()
+    seen = []
+    parents = opened(wish)
+    for _ in merge(make_plan(wish, parents), parents, tmp_path / "out"):
+        seen.append({path.name for path in (tmp_path / "out").glob("model.*")})
+    assert {"model.safetensors", "model.safetensors.partial"} not in seen
+    assert run(wish, tmp_path / "out").files == files
+
+
+def test_a_merge_needs_no_file_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """macOS has no posix_fallocate: the bytes are the same."""
+    wish = recipe(*(save_tiny(tmp_path / str(seed), seed=seed) for seed in range(2)))
+    files = run(wish, tmp_path / "reserved").files
+    monkeypatch.delattr("os.posix_fallocate")
+    assert run(wish, tmp_path / "out").files == files
+
+
 def test_other_weights_under_the_same_names_are_merged_anew(tmp_path: Path) -> None:
     """Shards of an earlier run are kept for the same weights only."""
     folders = [save_tiny(tmp_path / str(seed), seed=seed) for seed in range(2)]
