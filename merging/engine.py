@@ -115,7 +115,7 @@ def merge(
     workers = threads or _cores()
     out.mkdir(parents=True, exist_ok=True)
     yield Progress("merge", 0, 0, message="looking at what is there")  # shards of an earlier start are hashed
-    journal = Journal(out, _identity(plan, (*parents, *((base,) if base else ()))))
+    journal = Journal(out, _identity(plan, (*parents, *((base,) if base else ())), statistics))
     arranged = arrange(parents, base)
     pairs = statistics or [{} for _ in parents]
     work = Work(plan, arranged.parents, arranged.base, pairs, target, workers, memory)
@@ -213,10 +213,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _identity(plan: Plan, parents: Sequence[Parent]) -> str:
-    """Equal for the same work on the same weights."""
+def _identity(plan: Plan, parents: Sequence[Parent], statistics: Sequence[ParentStatistics]) -> str:
+    """Equal for the same work on the same weights and statistics, which the sums in their headers tell apart."""
     weights = [parent.stamp or sorted(parent.weights.items()) for parent in parents]
-    return hashlib.sha256(json.dumps([plan.fingerprint, weights]).encode()).hexdigest()
+    headers = [{kind: dict(files[kind].metadata) for kind in files} for files in statistics]
+    return hashlib.sha256(json.dumps([plan.fingerprint, weights, headers], sort_keys=True).encode()).hexdigest()
 
 
 def cpu_name() -> str:

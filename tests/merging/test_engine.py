@@ -2,6 +2,7 @@
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,13 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from merging import engine
+from merging.calibrate import collect
 from merging.checkpoint import open_parent, sha256_of
 from merging.engine import Report, merge, run_to_end
 from merging.errors import InputError
 from merging.parent import Parent
 from merging.plan import make_plan
 from merging.recipe import Recipe, recipe_from_dict
-from tests.tiny_models import save_tiny
+from merging.statistics import Statistics
+from tests.tiny_models import save_tiny, sentences
 
 torch.set_num_threads(1)
 
@@ -35,6 +38,13 @@ def run(wish: Recipe, out: Path, **options: object) -> Report:
     """Merge to the end."""
     parents = opened(wish)
     return run_to_end(merge(make_plan(wish, parents), parents, out, **options))  # type: ignore[arg-type]
+
+
+def grams_of(folder: Path, out: Path, seed: int) -> Statistics:
+    """Gram statistics of a model, from its own random texts."""
+    for _ in collect("gram", folder, sentences(8, seed), out, examples=8):
+        pass
+    return Statistics(out)
 
 
 @pytest.mark.parametrize(("kind", "labels"), [("bert", ("no", "yes")), ("llama", None), ("gpt2", None)])
@@ -191,6 +201,21 @@ def test_other_weights_under_the_same_names_are_merged_anew(tmp_path: Path) -> N
     before = run(recipe(*folders), tmp_path / "out").files
     save_tiny(folders[1], seed=7)
     assert run(recipe(*folders), tmp_path / "out").files != before
+
+
+def test_other_statistics_are_merged_anew(tmp_path: Path) -> None:
+    """Shards of an earlier run are kept for the same statistics only; the name of their file tells nothing."""
+    folders = [save_tiny(tmp_path / str(seed), seed=seed) for seed in range(2)]
+    wish, parents = recipe(*folders, method="regmean"), []
+    files: list[dict[str, Statistics]] = []
+    for folder, parent in zip(folders, opened(wish), strict=True):
+        files.append({"gram": grams_of(folder, tmp_path / f"{folder.name}.safetensors", 5)})
+        parents.append(replace(parent, statistics={"gram": files[-1]["gram"].fact}))
+    plan = make_plan(wish, parents)
+    before = run_to_end(merge(plan, parents, tmp_path / "out", statistics=files)).files
+    files[0] = {"gram": grams_of(folders[0], tmp_path / "0.safetensors", 6)}
+    again = run_to_end(merge(plan, parents, tmp_path / "out", statistics=files)).files
+    assert again == run_to_end(merge(plan, parents, tmp_path / "whole", statistics=files)).files != before
 
 
 def test_code_and_old_paths_are_not_carried(tmp_path: Path) -> None:
