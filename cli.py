@@ -141,6 +141,9 @@ def _refuse_other_folder(out: Path) -> None:
     """Nothing of the user's is overwritten."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is not empty", "nothing there is overwritten", "Name a new folder", "out")
+    if out.resolve() == Path.cwd() or out.is_mount():  # the finished folder is moved to its place
+        what = "the folder that you are in" if out.resolve() == Path.cwd() else "a disk of its own"
+        raise InputError(f"{out} is {what}", "the result cannot take its place", "Name a new folder in it", "out")
 
 
 @command

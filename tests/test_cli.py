@@ -193,6 +193,10 @@ def test_merge(shell: Shell) -> None:
     assert not (shell.folder / "out.work").exists()
     done = shell.run("merge", recipe, "out", rc=2)
     assert (done.stdout, "out is not empty" in done.stderr) == ("", True)
+    shell.folder = shell.folder / "here"
+    shell.folder.mkdir()
+    done = shell.run("merge", recipe, ".", rc=2)
+    assert done.stderr.startswith("error: . is the folder that you are in: the result cannot take its place.")
 
 
 def test_progress_in_json_lines(shell: Shell) -> None:
