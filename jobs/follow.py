@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Literal, TypeVar
 
 from merging.progress import Lines, Pace, Progress
@@ -16,9 +16,12 @@ Result = TypeVar("Result")
 
 
 def follow(work: Generator[Progress, None, Result], how: How = "auto") -> Result:
-    """The result of some work. `auto` is a bar on a terminal and elsewhere a line now and then."""
+    """The result of some work. `auto` is a bar on a terminal and elsewhere a line now and then.
+
+    What ends it from outside, such as Ctrl-C while a bar is drawn, ends the work's own threads first.
+    """
     pace = Pace()
-    with _shown(how) as show:
+    with closing(work), _shown(how) as show:
         while True:
             try:
                 progress = next(work)

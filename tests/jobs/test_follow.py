@@ -104,3 +104,24 @@ def test_a_terminal_shows_a_bar() -> None:
     assert process.communicate()[0] == b"done"
     assert b" MB of 10 MB" in shown
     assert b"merge" in shown
+
+
+def test_work_is_ended_when_its_progress_cannot_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe that nobody reads any more, or Ctrl-C while a line is written: no thread goes on by itself."""
+    ended = []
+
+    def steps() -> Generator[Progress, None, None]:
+        try:
+            yield Progress("merge", 1, 2)
+            yield Progress("merge", 2, 2)
+        finally:
+            ended.append(True)
+
+    def broken(*_: object, **__: object) -> None:
+        raise BrokenPipeError
+
+    running = steps()
+    monkeypatch.setattr("builtins.print", broken)
+    with pytest.raises(BrokenPipeError):
+        follow(running, "json")
+    assert ended
