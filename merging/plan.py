@@ -27,6 +27,8 @@ from merging.sides import side_problems
 from merging.steps import OutputModel, Shard, Step, lay_out
 from merging.supply import Supply, small_bytes, supply_of, weight_bytes
 
+LEAST_MEMORY = 64 << 20  # bytes: the blocks of some threads, and what a search for a threshold holds
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -196,7 +198,14 @@ def solve_bytes(step: Step) -> tuple[int, int]:
 
 
 def memory_problem(plan: Plan, memory: int) -> Problem | None:
-    """The problem of a budget of `memory` bytes in which the widest layer cannot be solved."""
+    """The problem of a budget of `memory` bytes with which no merge works, or the widest layer cannot be solved."""
+    if memory < LEAST_MEMORY:
+        return Problem(
+            "Not enough memory",
+            f"{size(memory)} are allowed, a merge needs {size(LEAST_MEMORY)}",
+            "Allow more (--memory, MERGE_MEMORY)",
+            "memory",
+        )
     solved = [step for step in plan.steps if step.action == "merge" and "gram" in plan.recipe.method.needs]
     if not solved:
         return None

@@ -60,7 +60,8 @@ def test_any_threads_blocks_and_spans_give_the_bits_of_whole_tensors(
     wish = recipe(method, folders)
     results = [run(wish, tmp_path / "plain", threads=1)]
     monkeypatch.setattr("merging.work.SPAN", 8192)
-    results += [run(wish, tmp_path / f"{threads}", threads=threads, memory=1) for threads in (1, 3)]
+    monkeypatch.setattr("merging.work.BLOCK", 4096)
+    results += [run(wish, tmp_path / f"{threads}", threads=threads) for threads in (1, 3)]
     names = [f"{entry.model}@" for entry in wish.models]
     models = [load_file(Path(entry.model) / "model.safetensors") for entry in wish.models]
     base, place = load_file(folders["base"] / "model.safetensors"), depths(results[0])

@@ -148,9 +148,11 @@ def test_a_little_memory_gives_the_same_bytes(tmp_path: Path) -> None:
     plan = make_plan(wish, parents)
     reports = [
         run_to_end(merge(plan, parents, tmp_path / f"out{memory}", threads=2, memory=memory))
-        for memory in (1 << 20, 1 << 31)
+        for memory in (1 << 26, 1 << 31)
     ]
     assert reports[0].files == reports[1].files
+    with pytest.raises(InputError, match=r"10 kB are allowed, a merge needs 67 MB"):
+        run_to_end(merge(plan, parents, tmp_path / "out", memory=10_000))
 
 
 def test_a_layer_too_wide_for_the_budget_is_refused_with_what_it_needs(tmp_path: Path) -> None:
