@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser run demo test quick quick-tests lint docs pins bench space clean
+.PHONY: help install browser run demo test tests quick quick-tests lint docs pins bench space clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,15 +28,18 @@ run: install  ## Open the page on the real Hub, with the token of `hf auth login
 demo: install  ## The main job on real input, no account, no network (ONCE=1 ends after the link)
 	$(BIN)/python -m demo $(if $(ONCE),--once)
 
-# Most tests wait for processes that they started: two at a time take half as long.
-test: install browser lint  ## Everything that CI checks
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+test: install browser  ## Everything that CI checks
+	@$(MAKE) --no-print-directory -j2 lint tests
+
+# Most tests wait for processes that they started: three at a time keep two cores busy.
+tests: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
 
 quick: install  ## Lint and the tests that are not slow, side by side: under a minute
 	@$(MAKE) --no-print-directory -j2 lint quick-tests
 
 quick-tests: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 lint: install  ## ruff, mypy, import-linter, generated docs current
 	$(BIN)/ruff check -q .

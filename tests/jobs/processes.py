@@ -66,7 +66,7 @@ def queue(service: JobService, id: str, *, user: str = "ann", tenths: int = 1, f
     return id
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 30.0, every: float = 0.02) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 90.0, every: float = 0.02) -> Any:
     """The first true answer, or a failed test."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -77,7 +77,7 @@ def wait_for(what: Callable[[], Any], seconds: float = 30.0, every: float = 0.02
     raise AssertionError(f"waited {seconds} s in vain")
 
 
-def ended(service: JobService, id: str, user: str = "ann", seconds: float = 60.0) -> Job:
+def ended(service: JobService, id: str, user: str = "ann", seconds: float = 120.0) -> Job:
     """The job after its end."""
     wait_for(lambda: service.get(id, user).ended, seconds, 0.1)
     return service.get(id, user)

@@ -187,11 +187,12 @@ def test_an_odd_config_is_one_sentence(config: object, sentence: str) -> None:
 def test_a_checkpoint_that_nobody_closes_gives_its_descriptors_back(tmp_path: Path) -> None:
     """A model of many shards is opened in each stage anew: descriptors are few."""
     folder = save_tiny(tmp_path / "model", shard_size="20KB")
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
         assert len(Checkpoint(folder).files) > 1
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_full_disk_leaves_no_descriptor_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
