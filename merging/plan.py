@@ -27,6 +27,7 @@ from merging.sides import side_problems
 from merging.steps import OutputModel, Shard, Step, lay_out
 from merging.supply import Supply, small_bytes, supply_of, weight_bytes
 
+LAPACK_MEMORY = 128 << 20  # bytes that products and factorisations take for themselves, measured
 LEAST_MEMORY = 64 << 20  # bytes: the blocks of some threads, and what a search for a threshold holds
 
 
@@ -210,20 +211,16 @@ def memory_problem(plan: Plan, memory: int) -> Problem | None:
     if not solved:
         return None
     widest = max(solved, key=lambda step: solve_bytes(step)[0])
-    needed = solve_bytes(widest)[0] * 4 // 3  # beside the blocks of the weights, see `Work`
+    needed = solve_bytes(widest)[0] * 4 // 3 + LAPACK_MEMORY  # beside the blocks of the weights, see `Work`
     if needed <= memory:
         return None
     width = inputs_of(widest.role.kind, widest.spec.shape)
     return Problem(
         "Not enough memory",
-        f"{widest.name} has {width:,} inputs: its solve needs {_gigabytes(needed)}, {_gigabytes(memory)} are allowed",
+        f"{widest.name} has {width:,} inputs: its solve needs {size(needed)}, {size(memory)} are allowed",
         f"Allow {-(-needed // 10**9)} GB (--memory, MERGE_MEMORY), or use average",
         "memory",
     )
-
-
-def _gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.1f} MB"
 
 
 def _fallback_problems(plan: Plan) -> list[Problem]:

@@ -19,7 +19,7 @@ from merging.crew import Crew, Stopped
 from merging.errors import MergeError
 from merging.memory import Budget, Buffers, anonymous_memory
 from merging.parent import Parent
-from merging.plan import Plan, solve_bytes
+from merging.plan import LAPACK_MEMORY, Plan, solve_bytes
 from merging.progress import Progress
 from merging.roles import inputs_of
 from merging.steps import Shard, Step
@@ -64,7 +64,8 @@ class Work:
         block = max(1 << 12, min(BLOCK if self._device.type == "cpu" else GPU_BLOCK, share // each))
         rows = max(1 << 12, min(ROW_BLOCK, share // of_rows))
         values = block * each + (0 if self._method.splits == "elements" else rows * of_rows)
-        return block, rows, 4 * values * self._workers
+        solver = LAPACK_MEMORY if "gram" in self._method.needs else 0
+        return block, rows, 4 * values * self._workers + solver
 
     def _need(self, step: Step) -> tuple[int, bool]:
         """Bytes that a step holds beside the buffers, and whether it may keep all Gram matrices of its layer."""

@@ -173,7 +173,7 @@ def test_a_layer_too_wide_for_the_budget_is_refused_with_what_it_needs(tmp_path:
     plan = replace(plan, shards=(replace(plan.shards[0], steps=(wide, *plan.shards[0].steps)),))
     problem = memory_problem(plan, 2 << 30)
     assert str(problem) == (
-        f"Not enough memory: {step.name} has 14,336 inputs: its solve needs 3.4 GB, 2.1 GB are allowed. "
+        f"Not enough memory: {step.name} has 14,336 inputs: its solve needs 3.5 GB, 2.1 GB are allowed. "
         "Allow 4 GB (--memory, MERGE_MEMORY), or use average."
     )
     parents = [open_parent(str(folder), folder) for folder in folders]
