@@ -225,6 +225,9 @@ class Digests(Mapping[str, str]):
         self._known: dict[str, str] = {}
         self._lock = threading.Lock()
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # Mapping's own would read the file
+
     def __getitem__(self, name: str) -> str:
         if name not in self._names:
             raise KeyError(name)

@@ -17,6 +17,7 @@ from merging.checkpoint import (
     ShardWriter,
     checked_config,
     open_parent,
+    sha256_of,
     vocabulary_of,
     weight_files,
 )
@@ -206,3 +207,20 @@ def test_a_full_disk_leaves_no_descriptor_behind(tmp_path: Path, monkeypatch: py
     with pytest.raises(OSError, match="No space left"):
         ShardWriter(tmp_path / "model.safetensors", [TensorSpec("a", (2,), torch.float32)])
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_folder_s_weights_are_named_without_being_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which files there are is known from the folder; only the value of one reads it."""
+    digests = open_parent("model", save_tiny(tmp_path / "model")).weights
+    read: list[Path] = []
+
+    def recorded(path: Path) -> str:
+        read.append(path)
+        return sha256_of(path)
+
+    monkeypatch.setattr("merging.checkpoint.sha256_of", recorded)
+    assert "model.safetensors" in digests
+    assert "other.safetensors" not in digests
+    assert (list(digests), len(digests), read) == (["model.safetensors"], 1, [])
+    assert digests["model.safetensors"] == sha256_of(tmp_path / "model" / "model.safetensors")
+    assert len(read) == 1
