@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +29,9 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.memory import anonymous
 from benchmarks.plots import bars, memory
 from benchmarks.speed import place
+from merging.memory import anonymous_memory
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ("one", "two", "three")
@@ -136,8 +135,7 @@ def run(command: Sequence[str | Path], folder: Path, threads: int = 1) -> dict[s
         )
         samples = [(0.0, 0)]
         while (ended := os.wait4(process.pid, os.WNOHANG))[0] == 0:
-            with suppress(OSError):
-                samples.append((time.perf_counter() - began, anonymous(process.pid)))
+            samples.append((time.perf_counter() - began, anonymous_memory(process.pid)))
             time.sleep(0.02)
         _, status, used = ended
         wall = time.perf_counter() - began

@@ -17,6 +17,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
+from merging.memory import anonymous_memory
+
 MEGABYTE = 1_000_000
 WORKER = """
 import json, sys
@@ -60,14 +62,6 @@ def write(folder: Path, megabytes: int, seed: int, hidden: int = 1024) -> Path:
     return folder
 
 
-def anonymous(process_id: int) -> int:
-    """RssAnon of a process in bytes."""
-    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 def gram_file(folder: Path, width: int) -> Path:
     """Statistics of every linear layer of such a checkpoint: each its own matrix, all with the same numbers."""
     from merging.checkpoint import Checkpoint, sha256_of
@@ -92,16 +86,13 @@ def measure(wish: dict[str, object]) -> tuple[int, int, float]:
         assert process.stdout is not None
         process.stdout.readline()
         time.sleep(0.5)
-        idle, peak = anonymous(process.pid), 0
+        idle, peak = anonymous_memory(process.pid), 0
         done = threading.Event()
 
         def sample() -> None:
             nonlocal peak
             while not done.is_set():
-                try:
-                    peak = max(peak, anonymous(process.pid))
-                except OSError:
-                    return
+                peak = max(peak, anonymous_memory(process.pid))
                 time.sleep(0.005)
 
         thread = threading.Thread(target=sample)

@@ -8,7 +8,7 @@ import yaml
 
 from hub.how_to_load import Loadable, how_to_load, loadable
 from merging.engine import Report
-from merging.parent import Parent
+from merging.parent import Parent, with_base
 from merging.recipe import Recipe
 
 PERMISSIVE = ("cc0-1.0", "unlicense", "wtfpl", "mit", "isc", "bsd-2-clause", "bsd-3-clause", "apache-2.0", "cc-by-4.0")
@@ -80,7 +80,7 @@ def render_card(
 
 def _metadata(recipe: Recipe, parents: Sequence[Parent], root: Loadable, base: Parent | None = None) -> dict[str, Any]:
     bases = list(dict.fromkeys(parent.model for parent in parents if parent.revision))
-    licence = merged_license([parent.license for parent in (*parents, *([base] if base else []))])
+    licence = merged_license([parent.license for parent in with_base(parents, base)])
     data: dict[str, Any] = {"library_name": "sentence-transformers" if root.sentence_class else "transformers"}
     if bases:
         data |= {"base_model": bases, "base_model_relation": "merge"}

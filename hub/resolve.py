@@ -19,7 +19,7 @@ from hub.repository import RemoteRepo, open_repo, read_config, read_sides, read_
 from hub.statistics import FoundStatistics, find_statistics, local_statistics, named_statistics
 from merging.checkpoint import TOKENIZER_FILES, open_parent, specs_of, vocabulary_of
 from merging.errors import InputError, MergeError, Problem
-from merging.parent import Parent
+from merging.parent import Parent, with_base
 from merging.recipe import ModelEntry, Recipe, StatisticsKind, StatisticsRef, valid_repo_id
 from merging.tensors import HeaderSource
 
@@ -118,7 +118,7 @@ def result_is_private(recipe: Recipe, parents: Sequence[Parent], base: Parent | 
     """Whether the merged repo is private: as the recipe says, else when a parent or the base is private or gated."""
     if recipe.output.private is not None:
         return recipe.output.private
-    return any(parent.restricted for parent in (*parents, *([base] if base else [])))
+    return any(parent.restricted for parent in with_base(parents, base))
 
 
 def check_output(hub: Hub, recipe: Recipe, identity: Identity | None = None) -> list[Problem]:

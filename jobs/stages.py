@@ -25,7 +25,7 @@ from jobs.stage import job_folder
 from merging.checkpoint import open_parent
 from merging.errors import InputError, MergeError
 from merging.offload import available_memory
-from merging.parent import Parent
+from merging.parent import Parent, with_base
 from merging.plan import Plan, make_plan, memory_problem
 from merging.progress import Progress
 from merging.recipe import Calibration, Recipe, StatisticsKind, recipe_from_yaml
@@ -298,7 +298,7 @@ def merge(context: StageContext) -> Steps:
     assert plan.supply is not None
     files = [context.statistics(index) for index in range(len(parents))]
     limit = max(plan.disk_bytes, (read_json(context.folder.plan) or {}).get("disk_bytes", 0))
-    with HubFeed(context.hub, plan.supply, (*parents, *([base] if base else [])), limit) as feed:
+    with HubFeed(context.hub, plan.supply, with_base(parents, base), limit) as feed:
         report = yield from feed.watched(
             run(
                 plan,

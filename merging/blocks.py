@@ -18,7 +18,7 @@ from merging.checkpoint import ShardWriter
 from merging.errors import InputError, MergeError
 from merging.memory import Buffers
 from merging.method import find_method
-from merging.parent import Parent
+from merging.parent import Parent, with_base
 from merging.plan import Plan
 from merging.roles import inputs_of
 from merging.statistics import Statistics
@@ -69,23 +69,22 @@ class Operands:
         parents: Sequence[Parent],
         base: Parent | None,
         statistics: Sequence[ParentStatistics],
-        buffers: Buffers,
     ) -> None:
-        self.plan, self.parents, self.base, self.statistics, self.buffers = plan, parents, base, statistics, buffers
+        self.plan, self.parents, self.base, self.buffers = plan, parents, base, Buffers()
+        self.pairs = tuple(zip(parents, statistics, strict=True))  # each parent with its statistics
         self.method = plan.recipe.method
         self.options = plan.recipe.bound()
         self.names = tuple(f"{parent.model}@{parent.revision}" for parent in parents)
-        self._specs = {id(parent): parent.source.specs for parent in (*parents, *((base,) if base else ()))}
+        self._specs = {id(parent): parent.source.specs for parent in with_base(parents, base)}
 
     @property
     def models(self) -> int:
         """The number of models that a block is read of."""
         return len(self._specs)
 
-    @property
-    def pairs(self) -> tuple[tuple[Parent, ParentStatistics], ...]:
-        """Each parent with its statistics."""
-        return tuple(zip(self.parents, self.statistics, strict=True))
+    def by_value(self, step: Step) -> bool:
+        """Whether a step works value by value, so that its tensor may be cut anywhere."""
+        return step.action != "merge" or self.method.splits == "elements"
 
     def sources(self, step: Step) -> list[Parent]:
         """The parents that a step reads."""
@@ -106,9 +105,8 @@ class Operands:
         options: dict[str, Any] = {}
         if self.method.name == "average":
             options["normalize"] = values["normalize"]
-        weights = tuple(values["weight"][index] for index in step.inputs) if values.get("weight") else ()
-        if abs(sum(weights)) > 1e-12:  # weights of changes to a base may cancel out
-            options["weight"] = weights
+        if values.get("weight"):
+            options["weight"] = tuple(values["weight"][index] for index in step.inputs)
         return partial(find_method("average").function, **options)
 
     @cached_property
@@ -142,10 +140,9 @@ class Maker:
 
     def make(self, step: Step) -> None:
         """Write the part of a tensor that the task asks for."""
-        method = self._operands.method
         if step.action == "copy":
             self._copy(step)
-        elif step.action == "average" or method.splits == "elements":
+        elif self._operands.by_value(step):
             self._by_value(step)
         elif step.role.kind == "conv1d":
             self._transposed(step)
@@ -233,7 +230,7 @@ class Maker:
         cuda = self._device.type == "cuda"
         values = self._buffer(f"values {place}", length, torch.float32, self._device)
         direct = not cuda and dtype == torch.float32
-        raw = values if direct else self._buffer(f"raw {place if cuda else ''}", length, dtype, pinned=cuda)
+        raw = values if direct else self._buffer(f"raw {place}" if cuda else "raw", length, dtype, pinned=cuda)
         moved = self._buffer(f"moved {place}", length, dtype, self._device) if cuda else raw
 
         def read(start: int, stop: int) -> Tensor:
@@ -292,7 +289,7 @@ class Maker:
 
     def _not_finite(self, step: Step) -> MergeError:
         base = self._operands.base if step.action == "merge" else None
-        for parent in (*self._operands.sources(step), *((base,) if base else ())):
+        for parent in with_base(self._operands.sources(step), base):
             length = self._lengths[0]
             parts = (parent.source.read(step.name, *part) for part in ranges(step.spec.numel, length))
             if not all(_finite(part) for part in parts):

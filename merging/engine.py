@@ -19,14 +19,14 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from merging.blocks import ParentStatistics
+from merging.blocks import Operands, ParentStatistics
 from merging.checkpoint import ShardWriter
 from merging.device import device_name, pick_device
 from merging.errors import InputError
 from merging.heads import arrange
 from merging.journal import Journal
 from merging.memory import return_freed_memory
-from merging.parent import Parent
+from merging.parent import Parent, with_base
 from merging.plan import Plan, memory_problem
 from merging.progress import Progress
 from merging.side_files import write_side_files
@@ -115,10 +115,10 @@ def merge(
     workers = threads or _cores()
     out.mkdir(parents=True, exist_ok=True)
     yield Progress("merge", 0, 0, message="looking at what is there")  # shards of an earlier start are hashed
-    journal = Journal(out, _identity(plan, (*parents, *((base,) if base else ())), statistics))
+    journal = Journal(out, _identity(plan, with_base(parents, base), statistics))
     arranged = arrange(parents, base)
     pairs = statistics or [{} for _ in parents]
-    work = Work(plan, arranged.parents, arranged.base, pairs, target, workers, memory)
+    work = Work(Operands(plan, arranged.parents, arranged.base, pairs), target, workers, memory)
     total = plan.output_bytes
     left = [shard for shard in plan.shards if shard.path not in journal.finished]
     for shard in left:  # one that was never noted, or of other work, would take room beside the new one
@@ -183,9 +183,6 @@ class _Finisher:
         while self._waiting and not self._waiting[1].done():
             yield Progress("merge", min(work.done, total), total, message="hashing the output", kept=work.kept)
             wait([self._waiting[1]], timeout=0.5)
-        self._settle()
-
-    def _settle(self) -> None:
         if self._waiting:
             shard, future = self._waiting
             future.result()

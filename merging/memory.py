@@ -60,10 +60,10 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 4 << 20)
 
 
-def anonymous_memory() -> int:
-    """RssAnon of this process in bytes; 0 where the system does not tell."""
+def anonymous_memory(process: int | str = "self") -> int:
+    """RssAnon of a process in bytes, by its id; 0 where the system does not tell."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
     except (OSError, StopIteration):
         return 0

@@ -367,9 +367,9 @@ def normalised(weights: Sequence[float]) -> tuple[float, ...]:
     return tuple(weight / total for weight in weights)
 
 
-def weights_of(group: TensorGroup, weight: Sequence[float] | None) -> tuple[float, ...]:
-    """One weight a model: those given, or 1 each."""
-    return tuple(weight) if weight is not None else (1.0,) * len(group.tensors)
+def one_each(group: TensorGroup, given: Sequence[float] | None) -> tuple[float, ...]:
+    """One number a model, such as its weight: those given, or 1 each."""
+    return tuple(given) if given is not None else (1.0,) * len(group.tensors)
 
 
 Weights = Annotated[

@@ -1,6 +1,6 @@
 """A parent: all that is known of one model of a recipe before its weights are read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,3 +81,8 @@ class Parent:
     def weight_bytes(self) -> int:
         """Bytes of all weight files."""
         return sum(self.files.get(name, 0) for name in self.weights)
+
+
+def with_base(parents: Iterable[Parent], base: Parent | None) -> tuple[Parent, ...]:
+    """All models that a merge reads: the parents, and behind them the base of a method that needs one."""
+    return (*parents, *((base,) if base else ()))

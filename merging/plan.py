@@ -18,7 +18,7 @@ from merging.expectation import expectation
 from merging.files import files_of, files_of_base
 from merging.heads import HeadRule, arrange
 from merging.layers import depths
-from merging.parent import Parent
+from merging.parent import Parent, with_base
 from merging.progress import size
 from merging.recipe import Recipe
 from merging.recipe_problems import recipe_problems
@@ -175,7 +175,7 @@ def make_plan(recipe: Recipe, parents: Sequence[Parent], base: Parent | None = N
         tuple(problems),
         fetch=tuple(files_of(parent) for parent in parents),
         fetch_base=files_of_base(base) if base else (),
-        download_bytes=small_bytes(recipe, parents, base) + weight_bytes([*parents, *([base] if base else [])]),
+        download_bytes=small_bytes(recipe, parents, base) + weight_bytes(with_base(parents, base)),
     )
     if plan.errors:
         return plan

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -38,7 +39,7 @@ class Shard:
     path: str  # relative to the output folder
     steps: tuple[Step, ...]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Size of the file in bytes."""
         return layout(step.spec for step in self.steps)[2]

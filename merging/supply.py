@@ -15,7 +15,7 @@ from merging.checkpoint import addressed
 from merging.errors import Problem
 from merging.files import files_of, files_of_base
 from merging.heads import Arrangement
-from merging.parent import Parent
+from merging.parent import Parent, with_base
 from merging.progress import size
 from merging.recipe import Recipe
 from merging.roles import LINEAR, inputs_of
@@ -71,7 +71,7 @@ class Supply:
 
 def supply_of(recipe: Recipe, arranged: Arrangement, shards: Sequence[Shard], outputs: Sequence[OutputModel]) -> Supply:
     """What has to be fetched for these output shards."""
-    models = (*arranged.parents, *([arranged.base] if arranged.base else []))
+    models = with_base(arranged.parents, arranged.base)
     readers = [_reader(index, model) for index, model in enumerate(models)]
     needs = {}
     for shard in shards:

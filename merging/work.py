@@ -17,9 +17,9 @@ from merging.blocks import Grams, Maker, Operands, ParentStatistics, Task, range
 from merging.checkpoint import ShardWriter
 from merging.crew import Crew, Stopped
 from merging.errors import MergeError
-from merging.memory import Budget, Buffers, anonymous_memory
+from merging.memory import Budget, anonymous_memory
 from merging.parent import Parent
-from merging.plan import LAPACK_MEMORY, Plan, solve_bytes
+from merging.plan import LAPACK_MEMORY, solve_bytes
 from merging.progress import Progress
 from merging.roles import inputs_of
 from merging.steps import Shard, Step
@@ -32,20 +32,10 @@ FLOPS, READS = 2e10, 1e9  # a core's multiply-adds and values a second, about: t
 
 
 class Work:
-    """Makes the shards of a plan. `parents` and `base` are arranged: they have the plan's names."""
+    """Makes the shards of a plan."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        parents: Sequence[Parent],
-        base: Parent | None,
-        statistics: Sequence[ParentStatistics],
-        device: torch.device,
-        workers: int,
-        memory: int,
-    ) -> None:
-        self._operands = Operands(plan, parents, base, statistics, Buffers())
-        self._plan, self._method = plan, plan.recipe.method
+    def __init__(self, operands: Operands, device: torch.device, workers: int, memory: int) -> None:
+        self._operands, self._method = operands, operands.method
         self._device, self._workers = device, workers
         self._block, self._rows, buffered = self._lengths(memory)
         self._budget = Budget(memory - buffered)
@@ -69,7 +59,7 @@ class Work:
 
     def _need(self, step: Step) -> tuple[int, bool]:
         """Bytes that a step holds beside the buffers, and whether it may keep all Gram matrices of its layer."""
-        if step.action != "merge" or self._method.splits == "elements":
+        if self._operands.by_value(step):
             return 0, False
         whole = 0
         if self._method.splits == "whole" or step.role.kind == "conv1d":
@@ -85,7 +75,7 @@ class Work:
     def write_shard(self, shard: Shard, writer: ShardWriter) -> Iterator[Progress]:
         """Write every tensor of a shard. Closing the iterator stops the threads; the caller finishes the writer."""
         crew: Crew[Task] = Crew(self._workers, lambda task: self._run(task, writer, crew))
-        total = self._plan.output_bytes
+        total = self._operands.plan.output_bytes
         for _ in crew.run(self._tasks(shard)):
             self.peak_memory = max(self.peak_memory, anonymous_memory())
             yield Progress("merge", min(self.done, total), total, message=shard.path, kept=self.kept)
@@ -114,8 +104,7 @@ class Work:
     def _run(self, task: Task, writer: ShardWriter, crew: Crew[Task]) -> Sequence[Task]:
         """Do a task, or the first span of it; the other spans are left for whoever comes first."""
         step, rest = task.steps[0], []
-        in_spans = step.action != "merge" or self._method.splits == "elements"
-        if in_spans and task.stop < 0:
+        if self._operands.by_value(step) and task.stop < 0:
             spans = list(ranges(step.spec.numel, SPAN)) or [(0, 0)]
             rest = [replace(task, start=start, stop=stop) for start, stop in spans[1:]]
             task = replace(task, stop=spans[0][1])

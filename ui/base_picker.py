@@ -11,7 +11,7 @@ from merging.parent import Parent
 from ui import browser, render
 from ui.desk import Desk
 from ui.forms import Draft, Values, common_base, hub_id, merged_rows
-from ui.parts import NOTHING, SEARCH_HELP, found_models, fragment
+from ui.parts import NOTHING, found_models, fragment, search_field
 
 Updates = dict[Any, Any]
 
@@ -27,15 +27,7 @@ class BasePicker:
         self.asked = gr.Textbox(visible=False)  # what its search looked for last
         self.written = gr.Textbox(visible=False)  # what the form wrote into the field by itself
         with gr.Group(visible=False) as self.group:
-            self.field = gr.Dropdown(
-                choices=[],
-                value=None,
-                label="Base model",
-                info=SEARCH_HELP,
-                allow_custom_value=True,
-                interactive=True,
-                elem_id="base",
-            )
+            self.field = search_field("Base model", "base")
         self.note = fragment(elem_id="base-note")
 
     def wire(self, **quiet: Any) -> None:

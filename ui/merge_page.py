@@ -43,7 +43,7 @@ from ui.forms import (
     shared_parameters,
 )
 from ui.job_view import JobView
-from ui.parts import NOTHING, SEARCH_HELP, found_models, fragment, parameter_component
+from ui.parts import NOTHING, SEARCH_HELP, found_models, fragment, parameter_component, search_field
 from ui.security import spoken
 
 Updates = dict[Any, Any]
@@ -94,15 +94,7 @@ class MergePage:
 
     def _models(self) -> None:
         fragment('<h2 id="models"><span>1</span> Models</h2>')
-        self.search = gr.Dropdown(
-            choices=[],
-            value=None,
-            label="Add a model of the Hub",
-            info=SEARCH_HELP,
-            allow_custom_value=True,
-            interactive=True,
-            elem_id="search",
-        )
+        self.search = search_field("Add a model of the Hub", "search")
         self.picked = fragment()
         first = per_model(methods()[0])
         for index in range(ROWS):

@@ -22,6 +22,19 @@ def fragment(value: str = "", **more: Any) -> gr.HTML:
     return gr.HTML(value, apply_default_css=False, **more)
 
 
+def search_field(title: str, elem_id: str) -> gr.Dropdown:
+    """A field in which a model of the Hub is looked for, see `found_models`, or pasted."""
+    return gr.Dropdown(
+        choices=[],
+        value=None,
+        label=title,
+        info=SEARCH_HELP,
+        allow_custom_value=True,
+        interactive=True,
+        elem_id=elem_id,
+    )
+
+
 def found_models(hub: Hub, typed: str) -> gr.Dropdown:
     """The list of a search field: models whose name holds what was typed; under the field, why there are none."""
     if len(typed.strip()) < MINIMUM:

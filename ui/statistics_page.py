@@ -19,7 +19,7 @@ from ui.desk import Desk, Turns
 from ui.forms import hub_id
 from ui.job_view import JobView
 from ui.merge_page import NO_WORKER
-from ui.parts import SEARCH_HELP, found_models, fragment
+from ui.parts import found_models, fragment, search_field
 from ui.security import spoken
 from ui.statistics_form import (
     DATASET,
@@ -74,15 +74,7 @@ class StatisticsPage:
 
     def _model(self) -> None:
         fragment('<h2 id="model"><span>1</span> Model</h2>')
-        self.controls["model"] = gr.Dropdown(
-            choices=[],
-            value=None,
-            label="A model of the Hub, or a repo of statistics",
-            info=SEARCH_HELP,
-            allow_custom_value=True,
-            interactive=True,
-            elem_id="search",
-        )
+        self.controls["model"] = search_field("A model of the Hub, or a repo of statistics", "search")
         self.model_note = fragment(elem_id="model-note")
         self.found = fragment(elem_id="found")
         self.controls["collect"] = gr.CheckboxGroup(

@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from merging.method import Option, Weights, merge_method, normalised, weights_of
+from merging.method import Option, Weights, merge_method, normalised, one_each
 from merging.tensors import TensorGroup
 
 
@@ -25,7 +25,7 @@ def average(
 
     W = Σ wᵢ Wᵢ / Σ wᵢ, or Σ wᵢ Wᵢ without `normalize`. Summed in the order of the recipe's models.
     """
-    weights = weights_of(group, weight)
+    weights = one_each(group, weight)
     if normalize:
         weights = normalised(weights)
     merged = torch.mul(group.tensors[0], weights[0], out=group.empty())

@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from merging.method import Option, merge_method, weights_of
+from merging.method import Option, merge_method, one_each
 from merging.task_vectors import INT8_MASK, Densities, Factors, Scale, delta, elect, l1_ratios, no_ratios
 from merging.tensors import TensorGroup
 
@@ -35,7 +35,7 @@ def dare_ties(
     W = W₀ + λ Σ_agree wᵢ τ̂ᵢ. The paper scales by 1 / density (Yu et al., section 3), which the ratio of the norms is on
     average.
     """
-    densities = tuple(density) if density is not None else (1.0,) * len(group.tensors)
+    densities = one_each(group, density)
 
     def dropped(block: TensorGroup, model: int, out: Tensor) -> Tensor:
         delta(block, model, out)
@@ -46,4 +46,4 @@ def dare_ties(
 
     rescaled = rescale and min(densities) < 1
     ratios = group.once(f"ratios of {densities}", lambda: l1_ratios(group, dropped)) if rescaled else no_ratios(group)
-    return elect(group, dropped, weights_of(group, weight), ratios, normalize=normalize, scale=lambda_)
+    return elect(group, dropped, one_each(group, weight), ratios, normalize=normalize, scale=lambda_)

@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from merging.method import Option, Shares, merge_method, normalised, weights_of
+from merging.method import Option, Shares, merge_method, normalised, one_each
 from merging.tensors import FisherMoments, TensorGroup
 
 
@@ -52,7 +52,7 @@ def fisher(
     tensor, were better than the average with each of five seeds, by 0.6 to 4 points; RegMean by 11 to 13.
     """
     assert group.fishers is not None, "fisher needs Fisher statistics"
-    weights = normalised(weights_of(group, weight))
+    weights = normalised(one_each(group, weight))
     moments = group.moments or tuple(_moments(values) for values in group.fishers)
     sizes = [_sizes(moment, normalize, root) for moment in moments]
     scales = [1.0 / (norm or 1.0) for norm, _ in sizes]

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from merging.method import Option, Shares, merge_method, normalised, weights_of
+from merging.method import Option, Shares, merge_method, normalised, one_each
 from merging.tensors import TensorGroup
 
 ROWS = 512  # of a Gram matrix that are float64 at a time
@@ -53,7 +53,7 @@ def regmean(
     model ever saw.
     """
     assert group.grams is not None, "regmean needs Gram matrices"
-    grams, weights = group.grams, normalised(weights_of(group, weight))
+    grams, weights = group.grams, normalised(one_each(group, weight))
     solver = group.once(f"solver of {alpha} and {ridge}", lambda: _solver(weights, grams, alpha, ridge))
     for remark in solver.remarks:
         group.note(f"{group.name}: {remark}")

@@ -5,7 +5,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from merging.method import Option, merge_method, normalised, weights_of
+from merging.method import Option, merge_method, normalised, one_each
 from merging.task_vectors import INT8_MASK, Factors, Scale, delta, scratch
 from merging.tensors import TensorGroup
 
@@ -33,7 +33,7 @@ def task_arithmetic(
     several models: 1 is too much unless the weights say less.
     """
     assert group.base is not None, "task_arithmetic needs the base"
-    weights = weights_of(group, weight)
+    weights = one_each(group, weight)
     merged, (part,) = group.empty(), scratch(group, 1)
     flat = merged.view(-1).zero_()
     for model, factor in enumerate(normalised(weights) if normalize else weights):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from merging.method import Option, merge_method, weights_of
+from merging.method import Option, merge_method, one_each
 from merging.selection import thresholds
 from merging.task_vectors import INT8_MASK, Densities, Factors, Scale, delta, elect, flat_blocks, l1_ratios, no_ratios
 from merging.tensors import TensorGroup
@@ -36,7 +36,7 @@ def ties(
     λ = 1, and its code chooses over the whole model where this, like other merging tools, chooses in each tensor.
     The choice is exact, however large the tensor is.
     """
-    densities = tuple(density) if density is not None else (1.0,) * len(group.tensors)
+    densities = one_each(group, density)
     size = group.tensors[0].numel() if group.size < 0 else group.size
     counts = [max(int(share * size), int(share > 0)) for share in densities]
     kept = group.once(f"thresholds of {counts}", lambda: thresholds(partial(flat_blocks, group), counts, size))
@@ -45,4 +45,4 @@ def ties(
         return kept[model].trim(delta(block, model, out), block.start)
 
     ratios = group.once(f"ratios of {counts}", lambda: l1_ratios(group, trimmed)) if rescale else no_ratios(group)
-    return elect(group, trimmed, weights_of(group, weight), ratios, normalize=normalize, scale=lambda_)
+    return elect(group, trimmed, one_each(group, weight), ratios, normalize=normalize, scale=lambda_)
