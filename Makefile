@@ -33,7 +33,7 @@ test: install browser  ## Everything that CI checks
 
 # Most tests wait for processes that they started: three at a time keep two cores busy.
 tests: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
 
 quick: install  ## Lint and the tests that are not slow, side by side: under a minute
 	@$(MAKE) --no-print-directory -j2 lint quick-tests

@@ -6,10 +6,13 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from gradio_client import Client
 from huggingface_hub import HfApi
 
 from demo.loopback_hub import LoopbackHub
@@ -86,6 +89,22 @@ def served(home: Path, environment: Mapping[str, str], *, token: str | None = No
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def program(url: str, token: str | None = None) -> Client:
+    """A program that uses the public API."""
+    return Client(url, oauth_token=token, verbose=False, analytics_enabled=False, download_files=False)
+
+
+def run_job(client: Client, recipe: str) -> dict[str, Any]:
+    """Submit a recipe (YAML) by the public API, and follow its job to its end."""
+    job: dict[str, Any] = client.predict(recipe, api_name="/submit")
+    deadline = time.monotonic() + 150
+    while not job["ended"] and time.monotonic() < deadline:
+        time.sleep(0.5)
+        job = client.predict(job["id"], api_name="/status")
+    assert job["status"] == "done", job["error"]
+    return job
 
 
 def _address(process: "subprocess.Popen[str]", log: Path) -> str:

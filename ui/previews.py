@@ -13,6 +13,9 @@ TITLE = "Merge My Models"
 ABOUT = "Merge fine-tuned models of the Hugging Face Hub, and publish the result there."
 PAGES = {"/": "Merge", "/jobs": "Jobs", "/statistics": "Statistics", "/methods": "Methods", "/model": "Merged model"}
 OTHERS = re.compile(rb'<meta\s+(?:property="og:|name="twitter:)[^>]*>')  # the framework's own, about itself
+LEAVING = "addEventListener('beforeunload', (event) => event.stopImmediatePropagation())"
+"""A script before Gradio's own, which closes its streams as soon as a link is clicked, takes what then breaks for a lost
+connection, and reloads the page two seconds later: in the middle of a slow sign-in."""
 
 
 class LinkPreview:
@@ -56,5 +59,5 @@ def head_of(path: str, query: str) -> str:
     metas = "".join(f'<meta property="{key}" content="{html.escape(value)}">' for key, value in tags.items())
     return (
         f'<title>{html.escape(title)}</title><meta name="description" content="{html.escape(about)}">'
-        f'<meta name="twitter:card" content="summary">{metas}'
+        f'<meta name="twitter:card" content="summary">{metas}<script>{LEAVING}</script>'
     )

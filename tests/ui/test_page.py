@@ -1,7 +1,6 @@
 """The app as a process of its own, on one's own machine: named calls, foreign origins and hosts, links."""
 
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from gradio_client.exceptions import AppError
 from huggingface_hub import HfApi
 
 from demo.loopback_hub import LoopbackHub
-from tests.served import publish_skills, served
+from tests.served import program, publish_skills, run_job, served
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +30,7 @@ class Site:
 
     def client(self, token: str | None = None) -> Client:
         """A program that uses the public API."""
-        return Client(self.url, oauth_token=token, verbose=False, analytics_enabled=False, download_files=False)
+        return program(self.url, token)
 
     def recipe(self, **changes: Any) -> str:
         """A RegMean of the three models."""
@@ -91,12 +90,7 @@ def test_a_program_without_a_token_cannot_submit(site: Site) -> None:
 def test_a_program_with_its_own_token_merges(site: Site) -> None:
     """Submit, follow, and the repo stands there; nobody else sees the job."""
     client = site.client(site.token)
-    job = client.predict(site.recipe(output={"repo_id": "ana/by-program"}), api_name="/submit")
-    deadline = time.monotonic() + 150
-    while not job["ended"] and time.monotonic() < deadline:
-        time.sleep(1)
-        job = client.predict(job["id"], api_name="/status")
-    assert job["status"] == "done", job["error"]
+    job = run_job(client, site.recipe(output={"repo_id": "ana/by-program"}))
     assert "recipe.yaml" in HfApi(endpoint=site.hub.url, token=site.token).list_repo_files("ana/by-program")
     site.hub.add_user("bea")
     with pytest.raises(AppError, match="There is no such job"):
