@@ -8,7 +8,7 @@ import gradio as gr
 from jobs.job import Job
 from merging.errors import InputError, MergeError
 from merging.recipe import recipe_from_yaml
-from ui import render, statistics_view
+from ui import job_words, render, statistics_view
 from ui.desk import Desk
 from ui.job_view import EVERY, JobView
 from ui.parts import fragment
@@ -59,7 +59,7 @@ class JobPage:
 
     def _listed(self, jobs: Sequence[Job], chosen: str) -> Updates:
         going = any(not job.ended for job in jobs)
-        return {self.list: render.jobs(jobs, chosen), self.told: _state(jobs), self.timer: gr.Timer(active=going)}
+        return {self.list: job_words.jobs(jobs, chosen), self.told: _state(jobs), self.timer: gr.Timer(active=going)}
 
     def _follow(self, told: str, chosen: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """Look at all jobs; a list that says the same already is left alone."""
@@ -79,4 +79,4 @@ def _links(job: Job) -> str:
     """What can be done with the wish of a job."""
     if job.purpose == "statistics":
         return statistics_view.job_links(job)
-    return render.job_links(job, recipe_from_yaml(job.recipe_yaml))
+    return job_words.job_links(job, recipe_from_yaml(job.recipe_yaml))

@@ -7,7 +7,7 @@ import gradio as gr
 from hub.client import Hub
 from jobs.job import Job
 from merging.errors import InputError, MergeError
-from ui import render, statistics_view
+from ui import job_words, render, statistics_view
 from ui.desk import Desk
 from ui.parts import fragment
 from ui.security import spoken
@@ -53,7 +53,7 @@ class JobView:
             self.cancel: gr.Button(visible=not job.ended),
             self.publish: gr.Button(visible=job.publishable),
             self.log_box: gr.Accordion(visible=True),
-            self.log: render.log(self._desk.log(job.id, hub)),
+            self.log: job_words.log(self._desk.log(job.id, hub)),
             self.timer: gr.Timer(active=not job.ended),
         }
 
@@ -61,7 +61,7 @@ class JobView:
         base_url = self._desk.base_url(request)
         if job.purpose == "statistics":
             return statistics_view.job(job, hub.url, base_url=base_url)
-        return render.job(job, base_url=base_url)
+        return job_words.job(job, base_url=base_url)
 
     def _tick(self, id: str, seen: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """Look at the job; nothing new changes nothing."""

@@ -16,7 +16,7 @@ from merging.errors import InputError, MergeError, Problem
 from merging.method import MergeMethod, find_method
 from merging.parent import Parent
 from merging.recipe import Recipe, recipe_from_link, recipe_from_yaml
-from ui import browser, render
+from ui import browser, job_words, render
 from ui.base_picker import BasePicker
 from ui.desk import Desk, Turns
 from ui.forms import (
@@ -442,7 +442,7 @@ class MergePage:
             except MergeError as error:
                 return {self.note: render.problems([error.problem])}
             nonce = uuid.uuid4().hex
-            submitted = {"nonce": nonce, "link": render.recipe_link("", recipe), "job": render.job_link(job)}
+            submitted = {"nonce": nonce, "link": render.recipe_link("", recipe), "job": job_words.job_link(job)}
             updates: Updates = {self.note: "", self.nonce: nonce, self.submitted: submitted}
             return updates | self.view.show(job, hub, request)
 

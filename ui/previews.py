@@ -14,8 +14,8 @@ ABOUT = "Merge fine-tuned models of the Hugging Face Hub, and publish the result
 PAGES = {"/": "Merge", "/jobs": "Jobs", "/statistics": "Statistics", "/methods": "Methods", "/model": "Merged model"}
 OTHERS = re.compile(rb'<meta\s+(?:property="og:|name="twitter:)[^>]*>')  # the framework's own, about itself
 LEAVING = "addEventListener('beforeunload', (event) => event.stopImmediatePropagation())"
-"""A script before Gradio's own, which closes its streams as soon as a link is clicked, takes what then breaks for a lost
-connection, and reloads the page two seconds later: in the middle of a slow sign-in."""
+"""A script before Gradio's own, which closes its streams as soon as a link is clicked, takes what then breaks for a
+lost connection, and reloads the page two seconds later: in the middle of a slow sign-in."""
 
 
 class LinkPreview:

@@ -11,7 +11,7 @@ from jobs.statistics_preview import StatisticsPreview
 from merging.errors import Problem
 from merging.recipe import Recipe, recipe_from_dict, valid_repo_id
 from merging.summary import Summary
-from ui import render
+from ui import job_words, render
 
 METHOD_OF = {"gram": "regmean", "fisher": "fisher"}
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -115,7 +115,7 @@ def preview_wait(words: str) -> str:
 
 def job(one: Job, hub_url: str, *, base_url: str = "") -> str:
     """A statistics job as it goes on; at its end what it has made."""
-    return render.job(one, base_url=base_url, end=_made(one, hub_url) if one.status == "done" and one.url else None)
+    return job_words.job(one, base_url=base_url, end=_made(one, hub_url) if one.status == "done" and one.url else None)
 
 
 def _made(one: Job, hub_url: str) -> str:

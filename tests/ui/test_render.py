@@ -19,7 +19,7 @@ from merging.progress import Progress
 from merging.recipe import recipe_from_dict
 from merging.tensors import HeaderSource
 from tests.tiny_models import save_tiny
-from ui import render
+from ui import job_words, methods_page, render
 from ui.model_page import merged_html
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'`&"
@@ -85,9 +85,9 @@ def test_hostile_names_are_only_text() -> None:
         render.model_row(HOSTILE, parent, "50.0% of the merge", ("gram",), [problem], "https://hub.example"),
         render.problems([problem]),
         render.notice(HOSTILE),
-        render.job(job),
-        render.jobs([job]),
-        render.log([{"stage": HOSTILE, "message": HOSTILE}]),
+        job_words.job(job),
+        job_words.jobs([job]),
+        job_words.log([{"stage": HOSTILE, "message": HOSTILE}]),
     ):
         assert "<img" not in fragment
         assert HOSTILE in safe(fragment).words
@@ -149,7 +149,7 @@ def test_a_preview_with_errors_says_how_many_and_all_of_them() -> None:
 
 def test_a_running_job_shows_stages_bar_and_bytes() -> None:
     """The stepper, the progress in words, and that the page may be closed."""
-    seen = safe(render.job(a_job()))
+    seen = safe(job_words.job(a_job()))
     assert "Download: ana/one (50 MB of 200 MB)" in seen.words
     assert "You may close this page" in seen.words
     assert ("progress", "0.2500") in [(tag, attributes.get("value")) for tag, attributes in seen.tags]
@@ -159,38 +159,38 @@ def test_a_running_job_shows_stages_bar_and_bytes() -> None:
 def test_a_running_job_shows_its_speed_and_the_time_left() -> None:
     """As far as they can be said."""
     progress = Progress("fetch", 50_000_000, 200_000_000, message="ana/one", speed=5e6, left=30.0)
-    words = safe(render.job(a_job(progress=progress))).words
+    words = safe(job_words.job(a_job(progress=progress))).words
     assert "Download: ana/one (50 MB of 200 MB, 5.0 MB/s, about 30 s left)." in words
-    words = safe(render.job(a_job(progress=Progress("publish", 0, 0, message="to ana/merged")))).words
+    words = safe(job_words.job(a_job(progress=Progress("publish", 0, 0, message="to ana/merged")))).words
     assert "Publish: to ana/merged. You may close this page" in words
 
 
 def test_a_job_names_commits_by_eight_digits() -> None:
     """Of each model, when it is pinned; a branch keeps its name."""
     commit = "0123456789abcdef0123456789abcdef01234567"
-    words = safe(render.job(a_job(models=(f"a/b@{commit}", "a/c@main")))).words
+    words = safe(job_words.job(a_job(models=(f"a/b@{commit}", "a/c@main")))).words
     assert "Average of a/b@01234567, a/c@main" in words
     assert commit not in words
 
 
 def test_a_job_that_is_done_ends_in_one_absolute_link() -> None:
     """To the repo on the Hub, and to its page here."""
-    seen = safe(render.job(a_job(status="done", url="https://hub.example/ana/merged"), base_url="https://here"))
+    seen = safe(job_words.job(a_job(status="done", url="https://hub.example/ana/merged"), base_url="https://here"))
     links = [attributes["href"] for tag, attributes in seen.tags if tag == "a"]
     assert links == ["https://hub.example/ana/merged", "https://here/model?id=ana%2Fmerged"]
 
 
 def test_a_failed_job_says_why_with_its_id() -> None:
     """One sentence, the job's id, and the way out when its result is kept."""
-    words = safe(render.job(a_job(status="failed", error="Your sign-in has run out.", publishable=True))).words
+    words = safe(job_words.job(a_job(status="failed", error="Your sign-in has run out.", publishable=True))).words
     assert "Your sign-in has run out. The result is kept: sign in again and publish it. (job m1)" in words
 
 
 def test_tracebacks_are_not_shown() -> None:
     """The log's details are for the operator alone."""
     lines = [{"message": "merge started"}, {"message": "Traceback (most recent call last):", "level": "detail"}]
-    assert "Traceback" not in render.log(lines)
-    assert "merge started" in render.log(lines)
+    assert "Traceback" not in job_words.log(lines)
+    assert "merge started" in job_words.log(lines)
 
 
 def test_run_again_opens_the_form_with_the_recipe() -> None:
@@ -198,7 +198,7 @@ def test_run_again_opens_the_form_with_the_recipe() -> None:
     recipe = recipe_from_dict(
         {"merge_method": "average", "models": [{"model": "a/b"}], "output": {"repo_id": "ana/secret"}}
     )
-    seen = safe(render.job_links(a_job(), recipe))
+    seen = safe(job_words.job_links(a_job(), recipe))
     again, saved = (attributes for tag, attributes in seen.tags if tag == "a")
     assert re.fullmatch(r"/\?recipe=[\w%-]+", str(again["href"]))
     assert saved["download"] == "recipe.yaml"
@@ -207,7 +207,7 @@ def test_run_again_opens_the_form_with_the_recipe() -> None:
 
 def test_a_docstrings_list_is_a_list() -> None:
     """Lines with an asterisk become items, with their continuation; words before them a paragraph."""
-    shown = render.prose("Where:\n* one `a`\n  goes on\n* two <b>")
+    shown = methods_page.prose("Where:\n* one `a`\n  goes on\n* two <b>")
     assert shown == (
         "<p class=mm-doc>Where:</p><ul class=mm-doc><li>one <code>a</code>\n  goes on</li><li>two &lt;b&gt;</li></ul>"
     )
@@ -215,13 +215,13 @@ def test_a_docstrings_list_is_a_list() -> None:
 
 def test_the_method_page_names_no_file_of_the_repo() -> None:
     """Who reads it on the web has none, and no list is left as asterisks."""
-    words = safe(render.method_table()).words
+    words = safe(methods_page.method_table()).words
     assert not re.search(r"\.md\b|\.py\b|merging\.|^\s*\* ", words, re.MULTILINE)
 
 
 def test_the_method_page_is_made_of_the_declarations() -> None:
     """Every method, every parameter and every range of the registry."""
-    words = safe(render.method_table()).words
+    words = safe(methods_page.method_table()).words
     for method in METHODS.values():
         assert method.title in words
         assert method.summary in words
