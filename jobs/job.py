@@ -15,8 +15,10 @@ from merging.progress import Progress
 from merging.wish import HANDED_OVER
 
 STAGES = ("pin", "fetch", "calibrate", "merge", "check", "publish", "clean")
+EVALUATED_STAGES = (*STAGES[:-2], "evaluate", *STAGES[-2:])  # of a recipe with `evaluate`
 STATISTICS_STAGES = ("pin", "fetch", "calibrate", "check", "publish", "clean")
-Purpose = Literal["merge", "statistics"]
+VERIFY_STAGES = ("pin", "fetch", "merge", "compare", "clean")
+Purpose = Literal["merge", "statistics", "verify"]
 JobStatus = Literal["waiting", "running", "done", "failed", "cancelled"]
 StageStatus = Literal["waiting", "running", "done", "failed"]
 LOG_LIMIT = 5 << 20  # bytes of a job's log; what comes later is dropped
@@ -54,7 +56,9 @@ class Job:
     problem: Problem | None = None  # the same with its parts
     publishable: bool = False  # it failed, but its result is kept: sign in and publish
     purpose: Purpose = "merge"
+    ahead: int = 0  # jobs, running and waiting, that come before it while it waits
     summaries: tuple[dict[str, Any], ...] = ()  # of the statistics that the job has collected (`merging.summary`)
+    verification: dict[str, Any] | None = None  # what a verification has found (`jobs.verify_result`)
 
     @property
     def ended(self) -> bool:
@@ -158,6 +162,15 @@ class JobFolder:
         """The text that was handed over with a wish for statistics: nobody else's to read, and gone with the job."""
         return self.path / "text" / HANDED_OVER
 
+    def rows(self, number: int) -> Path:
+        """The labelled rows that were handed over for the evaluation set of that number, kept like `text`."""
+        return self.text.with_name(f"evaluate-{number}.jsonl")
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of what the stage evaluate has found so far."""
+        return self.path / "evaluation"
+
     @property
     def output(self) -> Path:
         """The merged model, or the statistics."""
@@ -204,15 +217,24 @@ class JobFolder:
 
     def write_text(self, texts: Sequence[str]) -> None:
         """Keep the text that was handed over, one JSON object a line, readable by this user alone."""
+        self._keep(self.text, [{"text": text} for text in texts])
+
+    def write_rows(self, rows: Mapping[int, Sequence[Mapping[str, Any]]]) -> None:
+        """Keep the rows that were handed over, by the number of their evaluation set, as `write_text` does."""
+        for number, found in rows.items():
+            self._keep(self.rows(number), found)
+
+    def _keep(self, path: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         self.create()
-        self.text.parent.mkdir(mode=0o700, exist_ok=True)
-        write_atomically(self.text, "".join(json.dumps({"text": text}) + "\n" for text in texts))
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines))
 
     def free(self, *, keep_output: bool = False) -> None:
         """Give the disk back: downloads, caches, handed-over text and (unless it is kept) the result."""
         shutil.rmtree(self.text.parent, ignore_errors=True)
         shutil.rmtree(self.parents, ignore_errors=True)
         shutil.rmtree(self.cache, ignore_errors=True)
+        shutil.rmtree(self.evaluation, ignore_errors=True)
         shutil.rmtree(self.path / "statistics", ignore_errors=True)
         self.journal.unlink(missing_ok=True)
         if not keep_output:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jobs.job import STAGES, STATISTICS_STAGES, Purpose
+from jobs.job import EVALUATED_STAGES, STAGES, STATISTICS_STAGES, Purpose
 from merging.wish import StatisticsWish, wish_from_yaml
 
 
@@ -23,4 +23,5 @@ def outline_of(wish_yaml: str) -> Outline:
     if isinstance(wish, StatisticsWish):
         return Outline("statistics", STATISTICS_STAGES, "statistics", (wish.model,), wish.repo_id or wish.model_id)
     models = tuple(entry.model for entry in wish.models)
-    return Outline("merge", STAGES, wish.method.name, models, wish.output.repo_id or "")
+    stages = EVALUATED_STAGES if wish.evaluate else STAGES
+    return Outline("merge", stages, wish.method.name, models, wish.output.repo_id or "")

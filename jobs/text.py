@@ -1,15 +1,21 @@
-"""Text that a person hands over with a wish for statistics: read once, checked, and kept by the job alone."""
+"""What a person hands over with a wish: text for statistics, labelled rows for an evaluation.
 
-from collections.abc import Sequence
+It is read once, checked, and kept by the job alone.
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from hub.client import Hub
 from hub.datasets import LOCAL_ENDINGS, load_rows
 from merging.errors import InputError, Problem
+from merging.recipe import Recipe
 
 TEXT_LIMIT = 5_000_000  # bytes
 WHERE = "text.data"
+HandedOver = Mapping[int, Sequence[Mapping[str, Any]]]  # number of an evaluation set -> its rows
 
 
 def pasted(text: str) -> Sequence[str]:
@@ -36,6 +42,17 @@ def uploaded(name: str, body: bytes, text_column: str | None = None) -> Sequence
         except InputError as error:
             raise InputError.of(_renamed(problem, str(path), name[:100]) for problem in error.problems) from None
     return [text for text, _ in rows]
+
+
+def raise_unless_handed_over(recipe: Recipe, rows: HandedOver) -> None:
+    """InputError for an evaluation set whose rows should have come with the recipe, and for rows of no such set."""
+    wanted = {number for number, one in enumerate(recipe.evaluate) if one.is_handed_over}
+    for number in sorted(wanted - {number for number, found in rows.items() if found}):
+        what = f"There is no text for {recipe.evaluate[number].title}"
+        raise InputError(what, "its rows are to come with the recipe", "Upload them", f"evaluate.{number}.data")
+    if set(rows) - wanted:
+        what = "There are rows for no evaluation set"
+        raise InputError(what, "the recipe asks for none there", "Leave them out", "evaluate")
 
 
 def _refuse_long(length: int, name: str) -> None:

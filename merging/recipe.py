@@ -1,7 +1,7 @@
 """A recipe: the whole wish as strict data, YAML in and out.
 
 A superset of the YAML that people already write for merges (`merge_method`, `models`, `base_model`,
-`parameters`, `dtype`); added are `statistics`, `calibration` and `task` per model, `output` and `seed`.
+`parameters`, `dtype`); added are `statistics`, `calibration` and `task` per model, `evaluate`, `output` and `seed`.
 A recipe never holds a token.
 """
 
@@ -23,6 +23,9 @@ LINK_LIMIT = 20_000  # characters of a packed recipe in a link
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 TASK_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
 StatisticsKind = Literal["gram", "fisher"]
+EvaluationKind = Literal["auto", "classification", "token-classification", "language-modelling"]
+HANDED_OVER = "handed-over.jsonl"  # as the name of data: what came with the wish, and is no part of it
+SETS_LIMIT = 12  # of one recipe
 
 
 class Strict(BaseModel):
@@ -110,6 +113,35 @@ class ModelEntry(Strict):
         return self.repo_id.rstrip("/").rpartition("/")[2]
 
 
+class EvaluationSet(Strict):
+    """Labelled text on which the merge is compared with its parents (`merging.evaluation`)."""
+
+    data: str = Field(min_length=1, max_length=300)  # `id[:config][:split]`, a local file, or what was handed over
+    name: str = Field(default="", max_length=60)  # of the domain, for people; by default the last part of `data`
+    kind: EvaluationKind = "auto"  # auto: what the parents are made for
+    in_domain: tuple[str, ...] = ()  # tasks of the recipe whose own text this is; empty: out of every parent's domain
+    head: str | None = None  # the task whose head answers where heads stay apart; by default the first of in_domain
+    text_column: str | None = None
+    label_column: str | None = None
+    labels: dict[str, str] = Field(default={}, max_length=2000)  # label in the data -> label of the model
+    examples: int = Field(default=500, ge=1, le=20_000)
+    max_length: int = Field(default=128, ge=2, le=8192)
+    batch_size: int = Field(default=16, ge=1, le=1024)
+    seed: int = Field(default=0, ge=0, lt=2**31)
+
+    @property
+    def is_handed_over(self) -> bool:
+        """True when the rows are no dataset but came with the recipe."""
+        return self.data == HANDED_OVER
+
+    @property
+    def title(self) -> str:
+        """The name, or what the data are called."""
+        if self.name or self.is_handed_over:
+            return self.name or "uploaded text"
+        return self.data.rstrip("/").rpartition("/")[2]
+
+
 class Output(Strict):
     """What becomes of the result."""
 
@@ -134,6 +166,7 @@ class Recipe(Strict):
     parameters: dict[str, Any] = {}
     dtype: Literal["float32", "float16", "bfloat16"] | None = None  # None: that of the first model
     seed: int = Field(default=0, ge=0, lt=2**31)
+    evaluate: tuple[EvaluationSet, ...] = Field(default=(), max_length=SETS_LIMIT)
     output: Output = Output()
 
     @field_validator("base_model")
@@ -321,6 +354,7 @@ def _known_keys(loc: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
         "models": ModelEntry,
         "output": Output,
         "calibration": Calibration,
+        "evaluate": EvaluationSet,
         "text": Calibration,
         "statistics": StatisticsRef,
     }

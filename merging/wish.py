@@ -1,10 +1,14 @@
-"""A wish for statistics, strict data like a recipe, and how the YAML of the two is told apart."""
+"""Wishes beside a merge, strict data like a recipe: statistics, a verification; and how their YAML is told apart."""
 
-from typing import Literal
+import re
+from typing import Literal, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from merging.recipe import (
+    HANDED_OVER as HANDED_OVER,  # as `text.data`: the text that came with the wish, and is no part of it
+)
 from merging.recipe import (
     Calibration,
     ModelEntry,
@@ -17,8 +21,9 @@ from merging.recipe import (
     valid_repo_id,
 )
 
-HANDED_OVER = "handed-over.jsonl"  # as `text.data`: the text that came with the wish, and is no part of it
 Place = Literal["own", "model", "pull-request"]
+COMMIT = re.compile(r"[0-9a-f]{40}")
+W = TypeVar("W", bound=Strict)
 
 
 class StatisticsWish(Strict):
@@ -69,17 +74,59 @@ class StatisticsWish(Strict):
         return yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 
+class VerifyWish(Strict):
+    """Which published merge to make again and compare, at which commit."""
+
+    verify: str = Field(min_length=1, max_length=300)  # `owner/name@commit`
+
+    @field_validator("verify")
+    @classmethod
+    def _is_pinned(cls, value: str) -> str:
+        repo_id, _, commit = value.partition("@")
+        if not valid_repo_id(repo_id) or not COMMIT.fullmatch(commit):
+            raise ValueError("what is verified is owner/name@commit")
+        return value
+
+    @property
+    def repo_id(self) -> str:
+        """The repo that is looked at."""
+        return self.verify.partition("@")[0]
+
+    @property
+    def commit(self) -> str:
+        """Its commit, in full."""
+        return self.verify.partition("@")[2]
+
+    def to_yaml(self) -> str:
+        """The wish as a file."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
 def statistics_wish(data: object) -> StatisticsWish:
     """The wish in plain data. Raises InputError that names every field at fault."""
+    return _checked(StatisticsWish, data)
+
+
+def verify_wish(repo_id: str, commit: str) -> VerifyWish:
+    """The wish to verify a repo at a commit. Raises InputError for what is neither."""
+    return _checked(VerifyWish, {"verify": f"{repo_id}@{commit}"})
+
+
+def _checked(kind: type[W], data: object) -> W:
     try:
-        return StatisticsWish.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
-        raise refusal(error, StatisticsWish) from None
+        raise refusal(error, kind) from None
 
 
-def wish_from_yaml(text: str) -> Recipe | StatisticsWish:
-    """What a job is to do: a wish for statistics has the key `collect`, all else is a recipe. Raises InputError."""
+def wish_from_yaml(text: str) -> Recipe | StatisticsWish | VerifyWish:
+    """What a job is to do: `collect` is the key of statistics, `verify` that of a verification, all else is a recipe.
+
+    Raises InputError.
+    """
     data = read_yaml(text)
     if isinstance(data, dict) and "collect" in data:
         return statistics_wish(data)
+    if isinstance(data, dict) and "verify" in data:
+        return _checked(VerifyWish, data)
     return recipe_from_dict(data)
