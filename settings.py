@@ -33,6 +33,17 @@ class Settings(BaseSettings):
     keep_days: int = Field(default=7, ge=1, description="Days after which ended jobs and their results are deleted")
     job_slots: int = Field(default=1, ge=1, description="Jobs that one worker runs at a time")
     jobs_per_user: int = Field(default=5, ge=1, description="Jobs that one user may have waiting or running")
+    jobs_at_most: int = Field(default=200, ge=1, description="Jobs of all users that may be waiting or running")
+    job_disk: str | None = Field(default=None, description="Disk that one job may take; empty: what is free")
+    bytes_per_day: str | None = Field(
+        default=None, description="Bytes that one user's jobs may fetch and write in 24 hours; empty: no limit"
+    )
+    disk_reserve: str = Field(
+        default="1GB", description="Free disk that no job may touch: below it, the running job is ended"
+    )
+    uploads: str = Field(default="500MB", description="Disk that uploaded files may take altogether")
+    upload_hours: int = Field(default=1, ge=1, description="Hours after which an upload that nobody used is deleted")
+    log: Literal["text", "json"] = Field(default="text", description="How log lines are written; json: one object each")
 
     def __init__(self, **values: Any) -> None:
         """Raises InputError that names every variable at fault, never its value: it may be a secret."""
@@ -41,11 +52,12 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise InputError.of(_problem(detail) for detail in error.errors(include_url=False)) from None
 
-    @field_validator("memory")
+    @field_validator("memory", "job_disk", "bytes_per_day", "disk_reserve", "uploads")
     @classmethod
-    def _memory_is_a_size(cls, value: str) -> str:
+    def _is_a_size(cls, value: str | None) -> str | None:
         try:
-            parse_size(value)
+            if value is not None:
+                parse_size(value)
         except InputError as error:
             raise ValueError(error.problem.why) from None
         return value

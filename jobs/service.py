@@ -5,7 +5,8 @@ answers as if there were none.
 """
 
 import json
-import shutil
+import threading
+import time
 import uuid
 from collections.abc import Sequence
 from dataclasses import fields
@@ -17,10 +18,13 @@ from hub.client import Hub
 from hub.identity import whoami
 from hub.resolve import Resolved
 from jobs.job import Job, JobFailed, JobFolder, JobSpec, JobStatus, StageState, job_id, read_json
+from jobs.limits import Limits
 from jobs.outline import outline_of
 from jobs.preview import Preview, make_preview
 from jobs.statistics_preview import StatisticsPreview, preview_statistics
 from jobs.store import ACTIVE, QUEUE, WORKFLOW, Store, a_worker_lives
+from jobs.text import HandedOver, raise_unless_handed_over
+from jobs.turns import line
 from jobs.upkeep import clean_expired, is_stranded, stranded
 from merging.errors import InputError, Problem
 from merging.progress import Progress
@@ -39,6 +43,7 @@ STATUS: dict[str, JobStatus] = {
 }
 HISTORY = 100  # jobs in a user's list
 PRIORITY = 5  # of 1..9; a job without one would go first
+LINE_SECONDS = 1.0  # that the order of the waiting jobs is taken to stay
 
 
 class JobService:
@@ -48,6 +53,9 @@ class JobService:
         self._settings = settings
         self._store = Store(settings)
         self._client = self._store.client()
+        self._limits = Limits(settings, self._store)
+        self._line: tuple[float, dict[str, int]] = (0.0, {})
+        self._line_lock = threading.Lock()
 
     def close(self) -> None:
         """Give the connections back."""
@@ -64,18 +72,34 @@ class JobService:
         resolved: Resolved | None = None,
     ) -> Preview:
         """Plan from headers alone, of what was `resolved` or is now. Bad input is in `problems`, not raised."""
-        free = shutil.disk_usage(self._store.home).free
         return make_preview(
-            recipe, hub, free=free, folders_allowed=folders_allowed, with_output=with_output, resolved=resolved
+            recipe,
+            hub,
+            free=self._limits.free,
+            folders_allowed=folders_allowed,
+            with_output=with_output,
+            resolved=resolved,
         )
 
-    def submit(self, recipe: Recipe, hub: Hub, *, nonce: str = "", folders_allowed: bool = False) -> Job:
-        """Check everything once more and queue the job. The same user, recipe and nonce give the same job.
+    def submit(
+        self,
+        recipe: Recipe,
+        hub: Hub,
+        *,
+        nonce: str = "",
+        folders_allowed: bool = False,
+        rows: HandedOver | None = None,
+    ) -> Job:
+        """Check everything once more and queue the job. The same user, recipe, rows and nonce give the same job.
 
-        Raises InputError with all that was found: bad input, not signed in, too many jobs.
+        `rows` holds what was handed over for evaluation sets whose data say so: number of the set -> its rows, as
+        `jobs.text.labelled` gives them. Raises InputError with all that was found: bad input, not signed in, too many
+        jobs.
         """
-        user, text = whoami(hub).name, recipe.to_yaml()
-        new_id = job_id(user, text, nonce or uuid.uuid4().hex)
+        user, text, rows = whoami(hub).name, recipe.to_yaml(), rows or {}
+        raise_unless_handed_over(recipe, rows)
+        marked = json.dumps([text, sorted(rows.items())]) if rows else text
+        new_id = job_id(user, marked, nonce or uuid.uuid4().hex)
         known = self._find(new_id, user)
         if known is not None:
             return self._job(known)
@@ -83,11 +107,15 @@ class JobService:
         preview = self.preview(recipe, hub, folders_allowed=folders_allowed)
         if preview.errors:
             raise InputError.of(preview.errors)
-        return self._queue(hub, user, new_id, text, folders_allowed=folders_allowed)
+        plan = preview.plan
+        self._limits.check_bytes(user, plan.disk_bytes, plan.download_bytes + plan.output_bytes)
+        queued = self._queue(hub, user, new_id, text, folders_allowed=folders_allowed, rows=rows)
+        self._limits.note(new_id, user, plan.download_bytes + plan.output_bytes)
+        return queued
 
     def preview_statistics(self, wish: StatisticsWish, hub: Hub) -> StatisticsPreview:
         """What a wish for statistics would do. Bad input is in `problems`, not raised."""
-        return preview_statistics(wish, hub, free=shutil.disk_usage(self._store.home).free)
+        return preview_statistics(wish, hub, free=self._limits.free)
 
     def submit_statistics(
         self, wish: StatisticsWish, hub: Hub, *, texts: Sequence[str] | None = None, nonce: str = ""
@@ -108,8 +136,12 @@ class JobService:
         preview = self.preview_statistics(wish, hub)
         if preview.errors:
             raise InputError.of(preview.errors)
+        nbytes = preview.download_bytes
+        self._limits.check_bytes(user, nbytes, nbytes)
         named = wish.model_copy(update={"repo_id": preview.wish.repo_id})
-        return self._queue(hub, user, new_id, named.to_yaml(), texts=texts)
+        queued = self._queue(hub, user, new_id, named.to_yaml(), texts=texts)
+        self._limits.note(new_id, user, nbytes)
+        return queued
 
     def _queue(
         self,
@@ -120,20 +152,30 @@ class JobService:
         *,
         folders_allowed: bool = False,
         texts: Sequence[str] | None = None,
+        rows: HandedOver | None = None,
     ) -> Job:
         """Queue a job that was checked, unless the user has too many, or one for the same repo."""
         scopes = None if hub.scopes is None else tuple(sorted(hub.scopes))
         spec = JobSpec(wish_yaml, user, new_id, hub.endpoint, scopes, folders_allowed, hub.own_machine)
         with self._store.submitting():
             self._check_limit(user, outline_of(wish_yaml).repo_id)
-            self.enqueue(new_id, spec, str(hub.token), texts)
+            self.enqueue(new_id, spec, str(hub.token), texts, rows)
         return self.get(new_id, user)
 
-    def enqueue(self, new_id: str, spec: JobSpec, token: str, texts: Sequence[str] | None = None) -> None:
-        """Put a job that was checked into the queue, its token beside it, and the text that was handed over."""
+    def enqueue(
+        self,
+        new_id: str,
+        spec: JobSpec,
+        token: str,
+        texts: Sequence[str] | None = None,
+        rows: HandedOver | None = None,
+    ) -> None:
+        """Put a job that was checked into the queue, its token beside it, and what was handed over."""
         self._store.tokens.put(spec.token_ref, token)
         if texts:
             self._folder(new_id).write_text(texts)
+        if rows:
+            self._folder(new_id).write_rows(rows)
         self._client.enqueue(
             {
                 "workflow_name": WORKFLOW,
@@ -214,13 +256,17 @@ class JobService:
                     "Wait for it, or pick another name",
                     "output.repo_id",
                 )
-        if len(active) >= self._settings.jobs_per_user:
-            limit = self._settings.jobs_per_user
-            raise InputError(
-                f"You have {len(active)} jobs waiting or running",
-                f"each user may have {limit}",
-                "Wait for one to end, or cancel one",
-            )
+        everybody = self._client.list_workflows(name=WORKFLOW, status=ACTIVE, load_input=False, load_output=False)
+        self._limits.check_jobs(len(active), len(everybody))
+
+    def _ahead(self, id: str) -> int:
+        """Jobs, running and waiting, that come before a waiting one; the whole line is read once a second."""
+        with self._line_lock:
+            when, places = self._line
+            if time.monotonic() - when > LINE_SECONDS or id not in places:
+                places = {one.workflow_id: place for place, one in enumerate(line(self._client.list_workflows))}
+                self._line = (time.monotonic(), places)
+        return places.get(id, 0)
 
     def _find(self, id: str, user: str) -> WorkflowStatus | None:
         found = self._client.list_workflows(workflow_ids=[id], user=user, name=WORKFLOW)
@@ -274,6 +320,7 @@ class JobService:
             problem=failure.problem if failure else None,
             publishable=bool(failure and failure.kept and folder.output.is_dir()),
             purpose=outline.purpose,
+            ahead=self._ahead(status.workflow_id) if state == "waiting" else 0,
             summaries=_summaries(folder) if outline.purpose == "statistics" and published else (),
         )
 

@@ -18,6 +18,7 @@ from dbos import DBOS, DBOSClient
 
 from jobs.child import COMMAND
 from jobs.store import QUEUE, ExecutorLock, Store, executor_id
+from jobs.turns import take_turns
 from jobs.upkeep import clean_expired, executors, stranded, sweep_tokens
 from jobs.workflow import Runner
 from merging.device import pick_device
@@ -55,6 +56,7 @@ def run_worker(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     runner = Runner(settings, store, executor, command)
+    take_turns()
     DBOS(config=store.config(executor))
     runner.register()
     DBOS.listen_queues([QUEUE])

@@ -1,0 +1,93 @@
+"""What one person, and all together, may ask of a service: jobs, bytes, and the part of the disk that is nobody's."""
+
+import shutil
+import time
+from pathlib import Path
+
+import sqlalchemy as sa
+
+from jobs.store import Store
+from jobs.tokens import METADATA
+from merging.errors import InputError, Problem
+from merging.progress import size
+from settings import Settings, parse_size
+
+DAY = 86_400.0  # seconds
+USAGE = sa.Table(
+    "merge_usage",
+    METADATA,
+    sa.Column("job", sa.String(64), primary_key=True),
+    sa.Column("person", sa.Text, nullable=False, index=True),
+    sa.Column("created", sa.Float, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+)
+
+
+def room(home: Path, reserve: int) -> int:
+    """Bytes that jobs may still write on the disk of `home`; below 0 when the reserve is touched."""
+    return shutil.disk_usage(home).free - reserve
+
+
+def disk_full(home: Path, reserve: int) -> Problem | None:
+    """The problem of a disk on which less than the reserve is free: the job store must always be writable."""
+    if room(home, reserve) >= 0:
+        return None
+    why = f"less than {size(reserve)} are free, which are kept for the service itself"
+    return Problem("The disk of this service is full", why, "Try again later, or take smaller models")
+
+
+class Limits:
+    """The limits of the settings, looked at when a job is submitted."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._reserve = parse_size(settings.disk_reserve)
+
+    @property
+    def free(self) -> int:
+        """Bytes of the disk that a job may use."""
+        return max(0, room(self._store.home, self._reserve))
+
+    def check_jobs(self, mine: int, active: int) -> None:
+        """No more jobs than allowed: of one person, and together. Raises InputError."""
+        limit = self._settings.jobs_per_user
+        if mine >= limit:
+            raise InputError(
+                f"You have {mine} jobs waiting or running",
+                f"each user may have {limit}",
+                "Wait for one to end, or cancel one",
+            )
+        if active >= self._settings.jobs_at_most:
+            raise InputError(
+                f"{active} jobs are waiting or running already",
+                "this service takes no more at a time",
+                "Try again in an hour",
+            )
+
+    def check_bytes(self, person: str, disk: int, nbytes: int) -> None:
+        """Room for what a job needs of the `disk` at a time, and for the `nbytes` it moves. Raises InputError."""
+        full = disk_full(self._store.home, self._reserve)
+        if full is not None:
+            raise InputError.of([full])
+        most = self._settings.job_disk and parse_size(self._settings.job_disk)
+        if most and disk > most:
+            why = f"it needs {size(disk)} of disk at a time, one job may take {size(most)}"
+            raise InputError("This job is too large for this service", why, "Take smaller models, or run it yourself")
+        daily = self._settings.bytes_per_day and parse_size(self._settings.bytes_per_day)
+        if daily and (used := self._used(person)) + nbytes > daily:
+            why = f"your jobs of the last 24 hours moved {size(used)}, this one adds {size(nbytes)} of {size(daily)}"
+            raise InputError("That is more than one user may move in a day", why, "Try again tomorrow")
+
+    def note(self, job: str, person: str, nbytes: int) -> None:
+        """Remember what a job is going to move; what was a day ago is forgotten."""
+        row = {"job": job, "person": person, "created": time.time(), "bytes": nbytes}
+        with self._store.engine.begin() as connection:
+            connection.execute(sa.delete(USAGE).where((USAGE.c.job == job) | (USAGE.c.created < time.time() - DAY)))
+            connection.execute(sa.insert(USAGE).values(**row))
+
+    def _used(self, person: str) -> int:
+        query = sa.select(sa.func.coalesce(sa.func.sum(USAGE.c.bytes), 0))
+        recent = query.where(USAGE.c.person == person, USAGE.c.created >= time.time() - DAY)
+        with self._store.engine.begin() as connection:
+            return int(connection.execute(recent).scalar() or 0)
