@@ -17,11 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 import merging.methods  # noqa: F401  (registers every method)
 from merging.errors import InputError, Problem
 from merging.method import MergeMethod, did_you_mean, find_method
+from merging.yaml_text import YAML_LIMIT, read_yaml
 
-YAML_LIMIT = 200_000  # characters: no honest recipe comes near
 LINK_LIMIT = 20_000  # characters of a packed recipe in a link
-REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-TASK_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}")
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+MODELS_LIMIT = 100  # of one recipe: each is looked up
+TASK_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,63}", re.ASCII)
 StatisticsKind = Literal["gram", "fisher"]
 EvaluationKind = Literal["auto", "classification", "token-classification", "language-modelling"]
 HANDED_OVER = "handed-over.jsonl"  # as the name of data: what came with the wish, and is no part of it
@@ -169,6 +170,13 @@ class Recipe(Strict):
     evaluate: tuple[EvaluationSet, ...] = Field(default=(), max_length=SETS_LIMIT)
     output: Output = Output()
 
+    @field_validator("models", mode="before")
+    @classmethod
+    def _not_too_many(cls, value: Any) -> Any:
+        if isinstance(value, list | tuple) and len(value) > MODELS_LIMIT:
+            raise ValueError(f"a recipe has at most {MODELS_LIMIT} models")
+        return value
+
     @field_validator("base_model")
     @classmethod
     def _no_name_is_none(cls, value: str | None) -> str | None:
@@ -235,43 +243,6 @@ class Recipe(Strict):
 def recipe_from_yaml(text: str) -> Recipe:
     """The recipe in a YAML text. Raises InputError that names every field at fault."""
     return recipe_from_dict(read_yaml(text))
-
-
-def read_yaml(text: str) -> Any:
-    """Plain data of a YAML text without anchors, tags and keys that stand twice; None for an empty one."""
-    if len(text) > YAML_LIMIT:
-        raise InputError("The recipe is too long", f"{len(text):,} characters", f"Keep it under {YAML_LIMIT:,}")
-    try:
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if isinstance(token, yaml.AliasToken | yaml.AnchorToken | yaml.TagToken):
-                raise InputError(
-                    "The recipe uses a YAML anchor, alias or tag",
-                    f"line {token.start_mark.line + 1}",
-                    "Write the value out",
-                )
-        return yaml.load(text, Loader=_KeysOnce)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        reason = getattr(error, "problem", None) or "it cannot be read"
-        raise InputError("The recipe is not valid YAML", f"{line}{reason}", "Mend that line") from None
-
-
-class _KeysOnce(yaml.SafeLoader):
-    """Safe YAML in which no key of a mapping stands twice: the last one would win in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping. Raises InputError with both lines of a key that stands twice."""
-        lines: dict[Any, int] = {}
-        for key_node, _ in node.value:
-            if isinstance(key_node, yaml.ScalarNode):
-                key, line = self.construct_object(key_node), key_node.start_mark.line + 1
-                if key in lines:
-                    raise InputError(
-                        f"The key {key_node.value} stands twice", f"lines {lines[key]} and {line}", "Leave one out"
-                    )
-                lines[key] = line
-        return super().construct_mapping(node, deep)
 
 
 def recipe_from_dict(data: Any) -> Recipe:

@@ -15,11 +15,11 @@ from merging.recipe import (
     Recipe,
     StatisticsKind,
     Strict,
-    read_yaml,
     recipe_from_dict,
     refusal,
     valid_repo_id,
 )
+from merging.yaml_text import read_yaml
 
 Place = Literal["own", "model", "pull-request"]
 COMMIT = re.compile(r"[0-9a-f]{40}")
