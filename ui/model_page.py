@@ -1,5 +1,7 @@
 """The page of one merged model, to share: anybody may open it, without signing in."""
 
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote, urlencode
 
 import gradio as gr
@@ -7,7 +9,7 @@ import gradio as gr
 from hub.how_to_load import snippet, trap
 from hub.merged import MergedModel
 from merging.errors import InputError, MergeError
-from ui import render
+from ui import charts, heat_map, render
 from ui.desk import Desk
 from ui.forms import label, share, shared_parameters
 from ui.parts import fragment
@@ -46,18 +48,28 @@ def merged_html(merged: MergedModel, hub_url: str) -> str:
     actions = render.link(merged.url, "Open on the Hub", css="mm-big")
     actions += " " + render.link(again, "Merge again", css="mm-button", here=True)
     actions += " " + render.download(recipe.to_yaml(), "recipe.yaml", "Download the recipe")
+    actions += " " + render.copy_button("Copy the link to this page")
     shape = f", one body with {render.plural(len(merged.folders), 'head')}" if merged.folders else ""
     what = f"{text(recipe.method.title)} of {render.plural(len(recipe.models), 'model')}{shape}"
     private = ' <span class="mm-chip">private</span>' if merged.private else ""
     parts = [
         f"<h2>{text(merged.repo_id)}{private}</h2><p>{what}.</p><p class='mm-actions'>{actions}</p>",
+        *_figures(getattr(merged, "report", None) or {}),
         _section("From what", _parents(merged, hub_url)),
         _section("How", _method(merged)),
         _section("How to load it", _loading(merged)),
         _section("Licence", f"<p>{text(merged.license or 'The card names none: ask the owners of the parents.')}</p>"),
-        _section("Recipe", f"<pre class='mm-log' tabindex=0>{text(recipe.to_yaml(), 20_000)}</pre>"),
+        _section("Recipe", render.snippet(recipe.to_yaml(), "recipe")),
     ]
     return f'<article class="mm-merged">{"".join(parts)}</article>'
+
+
+def _figures(report: Mapping[str, Any]) -> list[str]:
+    """How it does and where its models differ, as far as the merge was published with figures."""
+    evaluated = charts.evaluation(report.get("evaluation") or {})
+    differ = heat_map.differences(report.get("differences") or {})
+    parts = [_section("How it does", evaluated)] if evaluated else []
+    return parts + ([_section("Where the models differ", differ)] if differ else [])
 
 
 def _loading(merged: MergedModel) -> str:
@@ -65,7 +77,7 @@ def _loading(merged: MergedModel) -> str:
     parts = []
     for model in merged.models:
         title = f"<h4>{render.text(model.folder)}</h4>" if model.folder else ""
-        parts.append(f"{title}<pre class='mm-log' tabindex=0>{render.text(snippet(merged.repo_id, model), 4000)}</pre>")
+        parts.append(f"{title}{render.snippet(snippet(merged.repo_id, model), 'code')}")
     warning = trap(merged.models).replace("`", "").replace("\n", " ")
     return "".join(parts) + (render.notice(warning, "warning") if warning else "")
 

@@ -6,8 +6,10 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 
+from hub.client import Hub
+from merging.errors import MergeError
 from ui import browser, methods_page, render
 from ui.api import CALLS, add_calls
 from ui.desk import Desk
@@ -16,7 +18,8 @@ from ui.merge_page import MergePage
 from ui.model_page import ModelPage
 from ui.not_found import NotFoundPage
 from ui.parts import fragment
-from ui.previews import TITLE, LinkPreview
+from ui.preview_picture import PreviewPictures
+from ui.previews import PICTURE, TITLE, LinkPreview
 from ui.security import Guard
 from ui.statistics_page import StatisticsPage
 
@@ -84,7 +87,7 @@ def build_page(desk: Desk) -> gr.Blocks:
 def build_app(desk: Desk, *, origins: frozenset[str] = frozenset(), site: str = "") -> FastAPI:
     """The service as one ASGI application; `origins` and `site` as `Guard` takes them."""
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(LinkPreview)
+    app.add_middleware(LinkPreview, public_url=desk.public_url)
     app.add_middleware(NotFoundPage)
     app.add_middleware(GZipMiddleware, minimum_size=2000)
     app.add_middleware(Guard, loopback_only=desk.access.single_user, origins=origins, site=site)
@@ -93,6 +96,19 @@ def build_app(desk: Desk, *, origins: frozenset[str] = frozenset(), site: str = 
     def health() -> JSONResponse:
         """Whether the page answers, and whether anybody works."""
         return JSONResponse({"status": "ok", "worker": desk.worker_alive()})
+
+    pictures = PreviewPictures(lambda repo_id: desk.merged(repo_id, Hub.anonymous(desk.access.endpoint)))
+
+    @app.get(PICTURE)
+    def preview_picture(id: str = "") -> Response:
+        """The picture of a shared link, for anybody and for any site: it shows nothing that is not public."""
+        try:
+            png = pictures.of(id)
+        except MergeError:
+            return Response(status_code=503, headers={"retry-after": "60"})
+        if png is None:
+            return Response(status_code=404)
+        return Response(png, media_type="image/png", headers={"cache-control": "public, max-age=600"})
 
     blocks = build_page(desk)
     blocks.queue(default_concurrency_limit=4, max_size=200)
@@ -146,7 +162,8 @@ def header_html(here: str) -> str:
         for current in (' aria-current="page"' if path == here else "",)
     )
     brand = '<a class="mm-brand" href="/"><span aria-hidden="true">⋈</span> Merge My Models</a>'
-    return f'<header>{brand}<nav aria-label="Pages">{links}</nav></header>'
+    alone = '<a class="mm-alone" href="/" target="_blank" rel="noopener">Open outside of this frame, to sign in</a>'
+    return f'<header>{brand}<nav aria-label="Pages">{links}</nav>{alone}</header>'
 
 
 def user_html(name: str) -> str:

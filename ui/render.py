@@ -261,3 +261,19 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     )
     names = "".join(f"<th scope=col>{text(name)}</th>" for name in head)
     return f'<div class="mm-scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def details(summary: str, body: str) -> str:
+    """HTML that is shown at a click on its summary."""
+    return f'<details class="mm-details"><summary>{text(summary)}</summary>{body}</details>'
+
+
+def snippet(words: str, what: str, limit: int = 20_000) -> str:
+    """Text to be copied, with a button that does it."""
+    pre = f'<pre class="mm-log" tabindex="0" aria-label="{text(what)}">{text(words, limit)}</pre>'
+    return f'<div class="mm-snippet">{pre}{copy_button(f"Copy the {what}")}</div>'
+
+
+def copy_button(words: str) -> str:
+    """A button that copies the text above it, or the page's address where there is none (`ui.previews.HEAD`)."""
+    return f'<button type="button" class="mm-copy">{text(words)}</button>'

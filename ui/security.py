@@ -20,6 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hub.client import Hub
 from merging.errors import InputError, MergeError
 
+EMBEDDED = frozenset({"/preview.png"})  # the picture of a shared link: nothing that is not public, asked as nobody
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
@@ -50,7 +51,7 @@ class Guard:
                 await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal = self.refusal(headers)
+        refusal = self.refusal(headers, embedded=scope["method"] == "GET" and scope["path"] in EMBEDDED)
         if refusal:
             await PlainTextResponse(refusal, 403)(scope, receive, send)
             return
@@ -65,13 +66,15 @@ class Guard:
 
         await self.app(scope, receive, with_headers)
 
-    def refusal(self, headers: Headers) -> str:
-        """Why a request with these headers is not served, "" when it is."""
+    def refusal(self, headers: Headers, *, embedded: bool = False) -> str:
+        """Why a request with these headers is not served, "" when it is. `embedded` may stand in any site's pages."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if self.loopback_only and urlsplit(f"//{host}").hostname not in LOOPBACK:
             return "This page answers only as 127.0.0.1 or localhost."
         if origin is not None and origin not in self.origins and urlsplit(origin).netloc != host:
             return "Another site's page may not ask this service."
+        if embedded:
+            return ""
         if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode", "navigate") != "navigate":
             return "Another site's page may not ask this service."
         return ""
