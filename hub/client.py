@@ -1,7 +1,7 @@
 """One person's view of one Hub, and its refusals put into words.
 
 Every function of this package takes a `Hub` first. Nothing that depends on who asks is shared between two of
-them. Bytes are read with the client library's own session and retries.
+them. How long anybody waits for the Hub is said in `hub.patience`.
 """
 
 import re
@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -26,6 +27,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status, http_stream_backoff
 
+from hub.patience import GaveUp, Trial
 from merging.errors import InputError, MergeError
 
 RepoType = Literal["model", "dataset", "space"]
@@ -112,23 +114,40 @@ def read_bytes(
 ) -> bytes:
     """Bytes `[start:stop]` of a file at a commit, into memory; more than `limit` (or stop - start) is refused.
 
-    Raises the client's own errors (see `explained`) and InputError for a body that is too long.
+    An answer that breaks off is asked for again. Raises the client's own errors (see `explained`) and InputError for
+    a body that is too long.
     """
     limit = stop - start if stop is not None else limit
     headers = build_hf_headers(token=hub.token)
     if stop is not None:
         headers["Range"] = f"bytes={start}-{stop - 1}"
     url = hf_hub_url(repo_id, path, revision=revision, endpoint=hub.endpoint)
+    trial = Trial()
+    while True:
+        try:
+            body = _body(url, headers, limit)
+        except (httpx2.RemoteProtocolError, httpx2.TimeoutException) as error:
+            trial.failed(0, type(error).__name__)
+            continue
+        if body is None:
+            raise InputError(f"{repo_id}: {path} is too large", f"more than {limit:,} bytes", "Shorten it")
+        return body
+
+
+def _body(url: str, headers: dict[str, str], limit: int) -> bytes | None:
+    """The body of an answer, whole or the range asked for; None when it is longer than the limit."""
     body = bytearray()
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
     with http_stream_backoff("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as answer:
         hf_raise_for_status(answer)
-        if stop is not None and answer.status_code != 206:
-            raise HubUnavailable(f"{repo_id}: {path} cannot be read in part", "the Hub ignored the range", "Try again")
+        if "Range" in headers and answer.status_code != 206:
+            raise HubUnavailable(
+                f"{url.rpartition('/')[2]} cannot be read in part", "the Hub ignored the range", "Try again"
+            )
         for piece in answer.iter_bytes():
             body += piece
             if len(body) > limit:
-                raise InputError(f"{repo_id}: {path} is too large", f"more than {limit:,} bytes", "Shorten it")
+                return None
     return bytes(body)
 
 
@@ -153,6 +172,13 @@ def explain(hub: Hub, error: Exception, repo_id: str, where: str = "", revision:
         return InputError(
             f"{repo_id} has no revision {(revision or '')[:100]!r}", "", "Name a branch, a tag or a commit", where
         )
+    if isinstance(error, LocalEntryNotFoundError):  # the library's word for whatever kept it from asking
+        cause = error.__cause__
+        return explain(
+            hub, cause if isinstance(cause, CLIENT_ERRORS) else httpx2.HTTPError(""), repo_id, where, revision
+        )
+    if isinstance(error, GaveUp):
+        return _gave_up(hub, error)
     if isinstance(error, EntryNotFoundError):
         return InputError(f"A file of {repo_id} is missing", "the Hub has no such file", "Check the repo", where)
     if isinstance(error, DisabledRepoError):
@@ -166,11 +192,23 @@ def explain(hub: Hub, error: Exception, repo_id: str, where: str = "", revision:
     return HubUnavailable("The Hub gave no answer that can be used", type(error).__name__, "Try again in a minute")
 
 
-def _unreachable(hub: Hub, error: Exception) -> HubUnavailable:
+def _gave_up(hub: Hub, error: GaveUp) -> HubUnavailable:
+    """The Hub did not mend while there was patience."""
+    if error.status == 429:
+        minutes = -(-int(error.asked) // 60)
+        when = f"in {minutes} minutes" if minutes > 1 else "in a minute"
+        return HubUnavailable("The Hub asks to slow down", error.words, f"Try again {when}")
+    waited = f", for {error.waited:.0f} s" if error.waited >= 5 else ""
+    if not error.status:
+        return _unreachable(hub, error, f"{error.words}{waited}")
+    return HubUnavailable("The Hub is at fault", f"{error.words}{waited}", "Try again in a minute")
+
+
+def _unreachable(hub: Hub, error: Exception, how: str = "") -> HubUnavailable:
     """No answer at all. The address stands there: where HF_ENDPOINT names another Hub, it may be the fault."""
     offline = isinstance(error, OfflineModeIsEnabled)
     address = re.sub(r"//[^/@]*@", "//", hub.url)  # nobody's password
-    why = "HF_HUB_OFFLINE is set" if offline else f"{address} does not answer ({type(error).__name__})"
+    why = "HF_HUB_OFFLINE is set" if offline else f"{address} does not answer ({how or type(error).__name__})"
     other = "" if address == DEFAULT else ", or mend HF_ENDPOINT"
     return HubUnavailable("The Hub cannot be reached", why, "Unset it" if offline else f"Try again in a minute{other}")
 
@@ -220,8 +258,6 @@ def _refused(hub: Hub, error: HfHubHTTPError, repo_id: str, where: str) -> Merge
             what = hub.advice("Your sign-in has run out", "Your token is not valid")
             return SignInNeeded(what, "the Hub refuses it", hub.advice("Sign in again", LOG_IN_AGAIN), where)
         return SignInNeeded("Not signed in", f"{repo_id} is not open to everybody", hub.advice("Sign in"), where)
-    if status == 429:
-        return HubUnavailable("The Hub asks to slow down", words, "Try again in a few minutes")
     if status >= 500:
         return HubUnavailable("The Hub is at fault", words, "Try again in a minute")
     scope = scope_in(words)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -479,18 +480,37 @@ def test_the_admin_routes_ask_for_the_key(hub: LoopbackHub) -> None:
 
 
 def test_faults_happen_as_often_as_told(hub: LoopbackHub, api: HfApi) -> None:
-    """A status with headers and a message, once; then all is well."""
+    """A status with headers and a message, once, after as many as are left alone; then all is well."""
     api.create_repo("demo/m")
-    hub.set_fault("/api/models/demo/m$", status=503, headers={"Retry-After": "1"}, message="busy")
-    with pytest.raises(HfHubHTTPError, match="busy"):
-        api.model_info("demo/m")
-    assert api.model_info("demo/m").id == "demo/m"
+    url = f"{hub.url}/api/models/demo/m"
+    hub.set_fault("/api/models/demo/m$", skip=1, status=403, headers={"Retry-After": "1"}, message="busy")
+    assert [fetch(url)[0] for _ in range(3)] == [200, 403, 200]
     hub.set_fault("/api/models", method="GET", status=500, times=None)
-    for _ in range(2):
-        with pytest.raises(HfHubHTTPError):
-            api.model_info("demo/m")
+    assert [fetch(url)[0] for _ in range(3)] == [500, 500, 500]
     hub.clear_faults()
-    assert api.model_info("demo/m").id == "demo/m"
+    assert fetch(url)[0] == 200
+
+
+def test_what_is_done_may_be_answered_by_an_error(hub: LoopbackHub, api: HfApi) -> None:
+    """The repo is there although its creation was refused."""
+    hub.set_fault("/api/repos/create", status=502, done=True)
+    with pytest.raises(HfHubHTTPError):
+        api.create_repo("demo/m")
+    assert api.repo_exists("demo/m")
+
+
+def test_bodies_are_spoiled(hub: LoopbackHub, api: HfApi) -> None:
+    """Shortened with its announced length, altered in its last byte, or slow: the whole body, in its own time."""
+    api.create_repo("demo/m")
+    api.upload_file(path_or_fileobj=b"0123456789", path_in_repo="a.txt", repo_id="demo/m")
+    url = f"{hub.url}/demo/m/resolve/main/a.txt"
+    hub.set_fault("a.txt", shorten=3)
+    hub.set_fault("a.txt", alter=True)
+    hub.set_fault("a.txt", speed=50)
+    assert [fetch(url)[1] for _ in range(2)] == [b"0123456", b"0123456788"]
+    began = time.monotonic()
+    assert fetch(url)[1] == b"0123456789"
+    assert time.monotonic() - began > 0.05
 
 
 def test_a_cut_connection_is_taken_up_again(hub: LoopbackHub, api: HfApi, model: Path, tmp_path: Path) -> None:
