@@ -11,7 +11,8 @@ from hub.how_to_load import Loadable, loadable_from
 from hub.repository import CONFIG_LIMIT, THREADS, RemoteRepo, open_repo, read_small
 from merging.errors import InputError
 from merging.modules import SENTENCE_FILES
-from merging.recipe import YAML_LIMIT, Recipe, recipe_from_yaml, valid_repo_id
+from merging.recipe import Recipe, recipe_from_yaml, valid_repo_id
+from merging.yaml_text import YAML_LIMIT
 
 RECIPE_FILE = "recipe.yaml"
 
@@ -38,15 +39,7 @@ def read_merged(hub: Hub, repo_id: str) -> MergedModel:
     if not valid_repo_id(repo_id):
         raise InputError(f"{repo_id[:100]!r} is not the name of a model", "", "Write owner/name")
     repo = open_repo(hub, repo_id)
-    if RECIPE_FILE not in repo.files:
-        raise InputError(f"{repo_id} has no {RECIPE_FILE}", "it was not merged here", "Open a model that was")
-    raw = read_small(hub, repo, RECIPE_FILE, 4 * YAML_LIMIT)
-    try:
-        recipe = recipe_from_yaml(raw.decode()).without_output()
-    except UnicodeDecodeError:
-        raise InputError(f"{repo_id} has a broken {RECIPE_FILE}", "it is not text", "Ask its owner") from None
-    except InputError as error:
-        raise InputError(f"{repo_id} has a {RECIPE_FILE} that cannot be used", str(error), "Ask its owner") from None
+    recipe = read_recipe(hub, repo)
     folders = [task for task in recipe.tasks if f"{task}/config.json" in repo.files]
     return MergedModel(
         repo_id=repo.repo_id,
@@ -58,6 +51,20 @@ def read_merged(hub: Hub, repo_id: str) -> MergedModel:
         private=repo.private,
         url=f"{hub.url}/{repo.repo_id}",
     )
+
+
+def read_recipe(hub: Hub, repo: RemoteRepo) -> Recipe:
+    """The recipe in a repo, without its output. Raises InputError where there is none, and for a broken one."""
+    repo_id = repo.repo_id
+    if RECIPE_FILE not in repo.files:
+        raise InputError(f"{repo_id} has no {RECIPE_FILE}", "it was not merged here", "Open a model that was")
+    raw = read_small(hub, repo, RECIPE_FILE, 4 * YAML_LIMIT)
+    try:
+        return recipe_from_yaml(raw.decode()).without_output()
+    except UnicodeDecodeError:
+        raise InputError(f"{repo_id} has a broken {RECIPE_FILE}", "it is not text", "Ask its owner") from None
+    except InputError as error:
+        raise InputError(f"{repo_id} has a {RECIPE_FILE} that cannot be used", str(error), "Ask its owner") from None
 
 
 def _models(hub: Hub, repo: RemoteRepo, folders: Sequence[str]) -> tuple[Loadable, ...]:
