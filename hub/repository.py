@@ -1,8 +1,10 @@
 """One model repo at one commit, as its reader sees it: files, sizes, hashes, headers. Never a weight byte."""
 
 import json
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from merging.checkpoint import PICKLES, checked_config, missing_shard, no_safete
 from merging.errors import InputError
 from merging.header import (
     INDEX_LIMIT,
+    TENSOR_LIMIT,
     WEIGHT_FILE,
     WEIGHT_INDEX,
     check_index,
@@ -34,6 +37,8 @@ from merging.tensors import Header
 FILES_LIMIT = 20_000
 CONFIG_LIMIT = 5_000_000  # bytes
 THREADS = 8  # requests at a time for the headers of one model
+LARGE = 2_000_000  # bytes of a header that is read while no other such one is: parsed it takes 30 times as much
+_large = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -189,12 +194,22 @@ def read_header(hub: Hub, repo: RemoteRepo, name: str, where: str = "") -> Heade
     with explained(hub, repo.repo_id, where):
         head = read_bytes(hub, repo.repo_id, name, repo.sha, start=0, stop=min(8, size)) if size else b""
         length = header_length(head, size, label)
-        head += read_bytes(hub, repo.repo_id, name, repo.sha, start=8, stop=8 + length) if length else b""
-    return parse_header(head, size, label)
+        with _large if length > LARGE else nullcontext():
+            head += read_bytes(hub, repo.repo_id, name, repo.sha, start=8, stop=8 + length) if length else b""
+            return parse_header(head, size, label)
 
 
 def read_headers(hub: Hub, repo: RemoteRepo, names: tuple[str, ...], where: str = "") -> dict[str, Header]:
-    """The headers of several files at once."""
+    """The headers of several files at once. Raises InputError for more tensors than a model may have."""
+    headers, tensors = {}, 0
     with ThreadPoolExecutor(THREADS) as pool:
-        headers = pool.map(lambda name: read_header(hub, repo, name, where), names)
-        return dict(zip(names, headers, strict=True))
+        found = pool.map(lambda name: read_header(hub, repo, name, where), names)
+        try:
+            for name, headers[name] in zip(names, found, strict=True):
+                tensors += len(headers[name].specs)
+                if tensors > TENSOR_LIMIT:
+                    why = f"at most {TENSOR_LIMIT:,} of one model are merged"
+                    raise InputError(f"{repo.repo_id} has too many tensors", why, "Pick another model", where)
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return headers

@@ -17,7 +17,9 @@ from merging.tensors import DTYPES, Header, TensorSpec
 
 HEADER_LIMIT = 25_000_000  # bytes
 INDEX_LIMIT = 50_000_000  # bytes
-TENSOR_LIMIT = 200_000  # tensors in one file
+TENSOR_LIMIT = 200_000  # tensors in one file, and of one model
+MARK_LIMIT = 15 * TENSOR_LIMIT  # brackets, colons and commas of one header: what it costs once it is parsed
+METADATA_LIMIT = 10_000  # entries
 DIMENSIONS = 64  # of one tensor, as torch has them at most
 NAME_SHOWN = 100  # characters of a name in an error
 WEIGHT_FILE, WEIGHT_INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -69,7 +71,7 @@ def parse_header(head: bytes, size: int, name: str = "file") -> Header:
     start = 8 + header_length(head, size, name)
     entries = _entries(head[8:start], name)
     metadata = entries.pop("__metadata__", None) or {}
-    if not isinstance(metadata, dict):
+    if not isinstance(metadata, dict) or len(metadata) > METADATA_LIMIT:
         raise _broken(name, "its metadata is not a table")
     specs, places = {}, []
     for tensor, entry in entries.items():
@@ -90,6 +92,8 @@ def parse_header(head: bytes, size: int, name: str = "file") -> Header:
 
 
 def _entries(text: bytes, name: str) -> dict[str, Any]:
+    if sum(map(text.count, (b"{", b"[", b":", b","))) > MARK_LIMIT:
+        raise _broken(name, "it is not a table of tensors")
     try:
         entries = strict_json(text)
     except _Twice as twice:
@@ -106,8 +110,8 @@ def _broken(name: str, why: str) -> InputError:
 
 
 def _shown(tensor: str) -> str:
-    """A name as an error may show it: not too long, and in letters that can be printed."""
-    return tensor[:NAME_SHOWN].encode(errors="backslashreplace").decode()
+    """A name as an error may show it: not too long, of one line, and in letters that can be printed."""
+    return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in tensor[:NAME_SHOWN])
 
 
 def _entry(label: str, tensor: str, entry: Any) -> tuple[TensorSpec, int, int]:

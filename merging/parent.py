@@ -1,12 +1,12 @@
 """A parent: all that is known of one model of a recipe before its weights are read."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from merging.modules import MODULES_FILE, Module, modules_of
 from merging.sketch import Sketches
-from merging.tensors import Header, TensorSource
+from merging.tensors import Header, HeaderSource, TensorSource
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,13 @@ class Parent:
     def modules(self) -> tuple[Module, ...]:
         """The modules of a sentence-transformers repo; none for a plain transformer."""
         return modules_of(self.side.get(MODULES_FILE), self.model)
+
+    @property
+    def outline(self) -> "Parent":
+        """The same without what is said of each tensor: small enough to be kept for everybody who looks at a page."""
+        none: dict[str, Any] = {"weights": {}, "keys": {}, "tokens": {}, "sketches": {}, "traces": {}}
+        facts = {kind: replace(fact, **none) for kind, fact in self.statistics.items()}
+        return replace(self, source=HeaderSource({}), headers={}, names={}, rows={}, side={}, statistics=facts)
 
     @property
     def weight_bytes(self) -> int:

@@ -13,7 +13,7 @@ import gradio as gr
 from hub.client import Hub
 from hub.identity import Identity, whoami
 from hub.merged import MergedModel, read_merged
-from hub.resolve import check_output, repo_exists, resolve, with_pins
+from hub.resolve import Resolved, check_output, repo_exists, resolve, with_pins
 from hub.statistics_look import Look, look
 from jobs.job import Job
 from jobs.preview import Preview
@@ -26,14 +26,16 @@ from ui.security import Access
 
 T = TypeVar("T")
 NAMES_TRIED = 20
+TENSORS_KEPT = 1_000_000  # of all models that were looked at lately: some 900 bytes of memory each
 WORKER_PATIENCE = 30.0  # seconds that a worker may take to start
 
 
 class Recent:
     """Answers that stay good for some seconds. Keys hold hashes of tokens, never tokens."""
 
-    def __init__(self, seconds: float, most: int = 256) -> None:
-        self._seconds, self._most = seconds, most
+    def __init__(self, seconds: float, most: int = 256, size: Callable[[Any], int] = lambda _: 1) -> None:
+        """Keeps answers of `most` together, each of a `size`; the oldest go first."""
+        self._seconds, self._most, self._size = seconds, most, size
         self._kept: OrderedDict[Any, tuple[float, Any]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -47,7 +49,7 @@ class Recent:
         with self._lock:
             self._kept[key] = (time.monotonic(), fresh)
             self._kept.move_to_end(key)
-            while len(self._kept) > self._most:
+            while sum(self._size(kept) for _, kept in self._kept.values()) > self._most:
                 self._kept.popitem(last=False)
         return fresh
 
@@ -82,6 +84,11 @@ class Turns:
             return self._asked.get(session, turn) <= turn
 
 
+def tensors_of(resolved: Resolved) -> int:
+    """How many tensors the headers of all models name, and one for each answer at least."""
+    return 1 + sum(len(parent.source.specs) for parent in (*resolved.found, resolved.base) if parent)
+
+
 def who(hub: Hub) -> str:
     """A key for one person's answers."""
     return hashlib.sha256(f"{hub.url}\0{hub.token}".encode()).hexdigest()
@@ -99,7 +106,7 @@ class Desk:
     _jobs: Recent = field(default_factory=lambda: Recent(0.8))
     _workers: Recent = field(default_factory=lambda: Recent(5.0))
     _looks: Recent = field(default_factory=lambda: Recent(20.0, 64))
-    _resolved: Recent = field(default_factory=lambda: Recent(60.0, 64))
+    _resolved: Recent = field(default_factory=lambda: Recent(60.0, TENSORS_KEPT, tensors_of))
 
     def hub(self, token: gr.OAuthToken | None, request: gr.Request | None) -> Hub:
         """The Hub as the asking person sees it."""

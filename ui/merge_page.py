@@ -13,7 +13,7 @@ from hub.client import Hub
 from hub.resolve import result_is_private
 from jobs.preview import Preview
 from merging.errors import InputError, MergeError, Problem
-from merging.method import MergeMethod, find_method
+from merging.method import find_method
 from merging.parent import Parent
 from merging.recipe import Recipe, recipe_from_link, recipe_from_yaml
 from ui import browser, job_words, render
@@ -32,8 +32,6 @@ from ui.forms import (
     label,
     merged_rows,
     methods,
-    model_parameters,
-    per_model,
     problems_by_field,
     read_form,
     remove_model,
@@ -43,6 +41,7 @@ from ui.forms import (
     shared_parameters,
 )
 from ui.job_view import JobView
+from ui.model_rows import ModelRows
 from ui.parts import NOTHING, SEARCH_HELP, found_models, fragment, parameter_component, search_field
 from ui.security import spoken
 
@@ -58,11 +57,8 @@ class MergePage:
         self._desk = desk
         self._turns = Turns()
         self._base = BasePicker(desk)
-        self._hub_url = Hub.anonymous(desk.access.endpoint).url
+        self._rows = ModelRows(Hub.anonymous(desk.access.endpoint).url)
         self.controls: dict[str, Component] = {}
-        self.rows: list[gr.Column] = []
-        self.row_texts: list[gr.HTML] = []
-        self.removes: list[gr.Button] = []
         self.groups: dict[str, gr.Group] = {}
 
     def build(self, page: gr.Blocks) -> None:
@@ -96,28 +92,8 @@ class MergePage:
         fragment('<h2 id="models"><span>1</span> Models</h2>')
         self.search = search_field("Add a model of the Hub", "search")
         self.picked = fragment()
-        first = per_model(methods()[0])
-        for index in range(ROWS):
-            with gr.Column(visible=False, elem_id=f"row-{index + 1}", elem_classes="mm-model-row") as row:
-                with gr.Row(equal_height=False):
-                    self.row_texts.append(fragment(elem_id=f"model-{index + 1}"))
-                    for parameter in model_parameters():
-                        key = f"models.{index}.parameters.{parameter.name}"
-                        name, used = f"{label(parameter)} of model {index + 1}", parameter.name in first
-                        self.controls[key] = parameter_component(parameter, name, visible=used)
-                    remove = gr.Button("Remove", size="sm", min_width=80, scale=0, elem_id=f"remove-{index + 1}")
-                    self.removes.append(remove)
-                with gr.Accordion("Task name, text for statistics", open=False):
-                    self.controls[f"models.{index}.task"] = gr.Textbox(
-                        label="Task name",
-                        info="Folder of its head when the heads stay apart",
-                        placeholder="by its name",
-                    )
-                    self.controls[f"models.{index}.calibration.data"] = gr.Textbox(
-                        label="Text to collect statistics from",
-                        info="A dataset of the Hub, id[:config][:split]; empty: published ones, found by themselves",
-                    )
-            self.rows.append(row)
+        self._rows.build()
+        self.controls |= self._rows.controls
 
     def _method(self) -> None:
         fragment('<h2 id="method"><span>2</span> Method</h2>')
@@ -184,9 +160,9 @@ class MergePage:
         }
         notes = [self.preview, self.note, self._base.note, self.parameters_note, self.output_note]
         shown: list[Any] = [*notes, self.about, self.worker, self.offer]
-        shown += [self.known, self.shown, self.summary, self._base.group, *self.groups.values(), *self.row_texts]
-        shown += [self.controls["output.root"], *self._row_fields().values()]
-        form: list[Any] = [self.draft, *self.controls.values(), *self.rows, *self.row_texts, self.offer]
+        shown += [self.known, self.shown, self.summary, self._base.group, *self.groups.values(), *self._rows.texts]
+        shown += [self.controls["output.root"], *self._rows.parameters.values()]
+        form: list[Any] = [self.draft, *self.controls.values(), *self._rows.rows, *self._rows.texts, self.offer]
         form += [self.picked, self.search, self.yaml_note, self.opening, self.nonce]
         written = [self.named, *(self.controls[f"output.{one}"] for one in ("name", "owner", "root")), self.yaml]
         written += [self._base.written, self._base.field]
@@ -209,7 +185,7 @@ class MergePage:
         self._base.wire(**quiet)
         chosen = self.search.input(None, None, self.picks, js=browser.PICKS, api_visibility="private")
         refresh(chosen.then(self._pick, inputs, form, queue=False, **every, **quiet))
-        for index, button in enumerate(self.removes):
+        for index, button in enumerate(self._rows.removes):
             refresh(button.click(self._remover(index), inputs, form, queue=False, **every, **quiet))
         refresh(self.load.click(self._load_yaml, inputs, form, **quiet))
         opened = page.load(None, None, None, js=browser.OPEN, api_visibility="private")
@@ -246,14 +222,14 @@ class MergePage:
             draft = add_model(draft, model) | {"pick": pick}
         except InputError as error:
             return done | {self.picked: render.problems(error.problems)}
-        return done | self._rows(draft)
+        return done | self._picked(draft)
 
     def _remover(self, index: int) -> Callable[[dict[Component, Any]], Updates]:
         moved = [field.key for place in range(index, ROWS) for field in row_fields(place)]
 
         def remove(data: dict[Component, Any]) -> Updates:
             draft, values = remove_model(*self._read(data), index)
-            return self._rows(draft) | {self.controls[key]: values[key] for key in moved} | {self.picked: ""}
+            return self._picked(draft) | {self.controls[key]: values[key] for key in moved} | {self.picked: ""}
 
         return remove
 
@@ -305,7 +281,7 @@ class MergePage:
             updates: Updates = {group: gr.Group(visible=False) for group in self.groups.values()}
             updates[self.groups[method.name]] = gr.Group(visible=bool(shared_parameters(method)))
             updates |= {self.summary: render.method_summary(method), self.note: ""}
-            updates |= self._fields_of(method, data[self.shown])
+            updates |= self._rows.fields_of(method, data[self.shown]) | {self.shown: method.name}
             updates[self.about] = "" if draft["models"] else render.about()
             updates[self.worker] = render.notice(NO_WORKER, "warning") if self._desk.worker_missing() else ""
             hub = self._desk.hub(token, request)
@@ -336,41 +312,15 @@ class MergePage:
             updates[self.known] = known
             updates |= self._notes(beside) | self._base.show(method, beside.get("base_model", ()))
             shares = [share(recipe, weight) for weight in preview.weights] if recipe and preview else []
-            for row, entry in enumerate(draft["models"]):
-                place = rows.index(row) if row in rows else None
-                role = "the base of the merge" if place is None else shares[place] if shares else ""
-                updates[self.row_texts[row]] = render.model_row(
-                    entry["model"],
-                    known.get(entry["model"]),
-                    role,
-                    method.needs if place is not None else (),
-                    beside.get(f"models.{place}", ()),
-                    hub.url,
-                    recipe,
-                )
-            return updates
-
-    def _row_fields(self) -> dict[str, Component]:
-        """The per-model parameters of all rows, by their keys."""
-        names = [f"models.{row}.parameters.{one.name}" for row in range(ROWS) for one in model_parameters()]
-        return {name: self.controls[name] for name in names}
-
-    def _fields_of(self, method: MergeMethod, shown: str) -> Updates:
-        """Rows with the fields that the method has; nothing is touched while the method stays."""
-        if method.name == shown:
-            return {}
-        used = per_model(method)
-        fields = self._row_fields().items()
-        updates: Updates = {control: gr.update(visible=key.rpartition(".")[2] in used) for key, control in fields}
-        return updates | {self.shown: method.name}
+            return updates | self._rows.describe(draft, rows, known, shares, method, beside, recipe)
 
     def _found(self, draft: Draft, values: Values, preview: Preview | None) -> dict[str, Parent]:
         """What a preview has learnt of the models in the rows, and of the base."""
         if preview is None:
             return {}
         names = [draft["models"][row]["model"] for row in merged_rows(draft, values)]
-        found = {name: parent for name, parent in zip(names, preview.found, strict=True) if parent is not None}
-        return found | ({base_of(values): preview.base} if preview.base else {})
+        found = {name: parent.outline for name, parent in zip(names, preview.found, strict=True) if parent is not None}
+        return found | ({base_of(values): preview.base.outline} if preview.base else {})
 
     def _notes(self, beside: Mapping[str, Sequence[Problem]]) -> Updates:
         """What is wrong, beside the fields that are no model's."""
@@ -461,14 +411,7 @@ class MergePage:
         root = self.controls["output.root"]
         if values["output.root"]:
             updates[root] = gr.Dropdown(choices=[values["output.root"]], value=values["output.root"])
-        return updates | self._rows(draft) | {self.offer: offer}
+        return updates | self._picked(draft) | {self.offer: offer}
 
-    def _rows(self, draft: Draft) -> Updates:
-        """The models' rows; those without a model are hidden."""
-        updates: Updates = {self.draft: draft}
-        for index in range(ROWS):
-            model = draft["models"][index]["model"] if index < len(draft["models"]) else ""
-            updates[self.rows[index]] = gr.Column(visible=bool(model))
-            text = render.model_row(model, None, "", (), (), self._hub_url) if model else ""
-            updates[self.row_texts[index]] = text
-        return updates
+    def _picked(self, draft: Draft) -> Updates:
+        return {self.draft: draft} | self._rows.show(draft)
