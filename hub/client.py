@@ -27,7 +27,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import hf_raise_for_status, http_stream_backoff
 
-from hub.patience import GaveUp, Trial
+from hub.patience import PASSING, GaveUp, Trial
 from merging.errors import InputError, MergeError
 
 RepoType = Literal["model", "dataset", "space"]
@@ -211,6 +211,30 @@ def _unreachable(hub: Hub, error: Exception, how: str = "") -> HubUnavailable:
     why = "HF_HUB_OFFLINE is set" if offline else f"{address} does not answer ({how or type(error).__name__})"
     other = "" if address == DEFAULT else ", or mend HF_ENDPOINT"
     return HubUnavailable("The Hub cannot be reached", why, "Unset it" if offline else f"Try again in a minute{other}")
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether the same may succeed in a moment, and was not tried for long already (`hub.patience`)."""
+    if isinstance(error, HfHubHTTPError):
+        return error.response is not None and error.response.status_code in PASSING
+    on_the_way = isinstance(error, httpx2.TransportError | ConnectionError | TimeoutError)
+    return (on_the_way and not isinstance(error, GaveUp)) or type(error) is RuntimeError  # what Xet raises
+
+
+def expired(error: Exception) -> bool:
+    """Whether the Hub does not know the token any more."""
+    if not isinstance(error, HfHubHTTPError) or isinstance(error, RepositoryNotFoundError):
+        return False
+    return error.response is not None and error.response.status_code == 401
+
+
+def try_again(hub: Hub, trial: Trial, error: Exception, repo_id: str, where: str = "") -> None:
+    """Wait before the next try of what failed with this error. Raises HubUnavailable when patience is over."""
+    status, words = 0, type(error).__name__
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        status, words = error.response.status_code, server_words(error)
+    with explained(hub, repo_id, where):
+        trial.failed(status, words)
 
 
 def server_words(error: HfHubHTTPError) -> str:

@@ -11,7 +11,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
+import httpx2
+from huggingface_hub import constants
+
 from hub.client import Hub, HubUnavailable, explained, safe_path
+from hub.patience import Interrupted, Trial, interrupt
 from hub.repository import open_repo
 from hub.statistics import REFERENCE
 from merging.checkpoint import sha256_of
@@ -22,6 +26,7 @@ from merging.progress import Progress
 AT_ONCE = 4  # files
 TICK = 0.2  # seconds between reports
 REST = ".cache"  # in a folder: where the client keeps what is not whole
+constants.DOWNLOAD_CHUNK_SIZE = 1 << 20  # what has arrived of a piece is lost when an answer is cut, and is not told
 os.environ.setdefault("HF_XET_CHUNK_CACHE_SIZE_BYTES", "0")  # a second copy of all that is fetched, of up to 10 GB
 
 
@@ -144,6 +149,7 @@ class Downloads:
     def __init__(self, hub: Hub) -> None:
         self._hub, self._meter = hub, _Meter()
         self._pool = ThreadPoolExecutor(AT_ONCE)
+        self._started: list[Future[None]] = []
 
     @property
     def done(self) -> int:
@@ -157,12 +163,16 @@ class Downloads:
 
     def start(self, repo_id: str, revision: str, name: str, facts: tuple[int, str], folder: Path) -> Future[None]:
         """Bring a file to `folder / name`, checked by its `facts_of`; the errors of `fetch` are in the future."""
-        return self._pool.submit(_one, self._hub, repo_id, revision, name, facts, folder, self._meter)
+        future = self._pool.submit(_one, self._hub, repo_id, revision, name, facts, folder, self._meter)
+        self._started.append(future)
+        return future
 
     def close(self) -> None:
         """Stop what is under way, and wait for its threads."""
         self._meter.stopped = True
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        while wait(self._started, timeout=TICK).not_done:
+            interrupt()  # one may wait for the Hub
 
 
 def finished(futures: Iterable[Future[None]]) -> Iterator[None]:
@@ -176,20 +186,33 @@ def finished(futures: Iterable[Future[None]]) -> Iterator[None]:
 
 
 def _one(hub: Hub, repo_id: str, revision: str, name: str, facts: tuple[int, str], folder: Path, meter: _Meter) -> None:
-    for attempt in range(2):
-        with explained(hub, repo_id, revision=revision):
-            hub.api.hf_hub_download(
-                repo_id,
-                name,
-                revision=revision,
-                local_dir=folder,
-                cache_dir=folder / REST / "hub",
-                force_download=attempt > 0,
-                tqdm_class=meter.bar(),
-            )
+    """One file. What breaks off is taken up by the client, and tried anew while there is patience; damage once more."""
+    trial, damaged = Trial(), 0
+    while damaged < 2:
+        try:
+            with explained(hub, repo_id, revision=revision):
+                try:
+                    hub.api.hf_hub_download(
+                        repo_id,
+                        name,
+                        revision=revision,
+                        local_dir=folder,
+                        cache_dir=folder / REST / "hub",
+                        force_download=damaged > 0,
+                        tqdm_class=meter.bar(),
+                    )
+                except (httpx2.RemoteProtocolError, httpx2.TimeoutException) as error:
+                    trial.failed(0, type(error).__name__)
+                    continue
+                except OSError as error:
+                    if "Consistency check failed" not in str(error):  # of another length than was announced
+                        raise
+        except Interrupted:
+            raise _Stopped from None
         if is_right(folder / name, facts):
             return
         (folder / name).unlink(missing_ok=True)
+        damaged += 1
     raise HubUnavailable(f"{repo_id}: {name} arrived damaged twice", "its size or SHA-256 is wrong", "Try again later")
 
 

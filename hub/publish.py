@@ -13,6 +13,7 @@ its initial commit. Nothing is ever deleted or overwritten: an unknown repo is a
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,9 +21,24 @@ from typing import Any
 
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-from hub.client import CLIENT_ERRORS, LOG_IN_AGAIN, Hub, SignInNeeded, explain, explained, safe_path, server_words
+from hub.client import (
+    CLIENT_ERRORS,
+    LOG_IN,
+    LOG_IN_AGAIN,
+    Hub,
+    SignInNeeded,
+    expired,
+    explain,
+    explained,
+    may_pass,
+    safe_path,
+    scope_in,
+    server_words,
+    try_again,
+)
 from hub.datasets import is_local
 from hub.identity import raise_unless_writable, whoami
+from hub.patience import Trial
 from hub.resolve import repo_exists, taken
 from hub.upload import Upload, UploadMeter, hash_files, sending
 from merging.checkpoint import PICKLES
@@ -111,6 +127,14 @@ def publish(
     return _published(hub, repo_id, commit)
 
 
+def standing(hub: Hub, repo_id: str, job_id: str) -> tuple[Published | None, bool]:
+    """What a job that was cut off has left: its commit, and whether there is a repo that is still empty."""
+    repo = _look(hub, repo_id, job_id)
+    if repo is None:
+        return None, False
+    return (_published(hub, repo_id, repo.ours), False) if repo.ours else (None, repo.pristine)
+
+
 def without_local_paths(recipe: Recipe) -> Recipe:
     """The recipe for others' eyes: folders by their last name, no files of this machine."""
     base = recipe.base_model
@@ -187,48 +211,100 @@ def _look(hub: Hub, repo_id: str, job_id: str) -> _Repo | None:
 
 
 def _create(hub: Hub, repo_id: str, private: bool, intent: Path) -> None:
-    try:
-        hub.api.create_repo(repo_id, private=private, exist_ok=False)
-    except CLIENT_ERRORS as error:
-        if isinstance(error, HfHubHTTPError) and error.response.status_code == 409:
-            intent.unlink()  # somebody else was first: this repo is not ours
-            raise InputError.of([taken(repo_id)]) from None
-        raise explain(hub, error, repo_id, "output.repo_id") from None
+    """Make the repo. After an error that may pass it may be there all the same: then it is ours, being empty."""
+    trial = Trial()
+    while True:
+        try:
+            hub.api.create_repo(repo_id, private=private, exist_ok=False)
+            return
+        except CLIENT_ERRORS as error:
+            if isinstance(error, HfHubHTTPError) and error.response.status_code == 409:
+                intent.unlink()  # somebody else was first: this repo is not ours
+                raise InputError.of([taken(repo_id)]) from None
+            if not may_pass(error):
+                raise explain(hub, error, repo_id, "output.repo_id") from None
+            failed = error
+        found = _look(hub, repo_id, "")
+        if found is not None and found.pristine:
+            return
+        try_again(hub, trial, failed, repo_id)
 
 
 def _commit(
     hub: Hub, uploads: Sequence[Upload], repo_id: str, repo: _Repo, job_id: str, message: str, meter: UploadMeter
 ) -> str:
-    """Upload and commit; the sha. After an error the commit may be there all the same: then it is ours."""
-    try:
+    """Upload and commit; the sha. After an error the commit may be there all the same: then it is ours.
+
+    It is tried again while the repo stands as before: two commits on the same parent cannot both be made.
+    """
+    with explained(hub, repo_id, "output.repo_id"):
         hash_files(uploads, meter)
-        distinct = list({upload.upload_info.sha256: upload for upload in uploads}.values())
-        with sending(distinct, meter):
-            hub.api.preupload_lfs_files(repo_id, distinct, free_memory=False)
-        meter.begin("making the commit")
-        return hub.api.create_commit(
-            repo_id,
-            uploads,
-            commit_message=message,
-            commit_description=f"{JOB_LINE}{job_id}",
-            parent_commit=repo.head,
-        ).oid
-    except (*CLIENT_ERRORS, ValueError, RuntimeError) as error:
-        again = _look(hub, repo_id, job_id)
+    distinct = list({upload.upload_info.sha256: upload for upload in uploads}.values())
+    trial = Trial()
+    while True:
+        try:
+            with sending(distinct, meter):
+                hub.api.preupload_lfs_files(repo_id, distinct, free_memory=False)
+            meter.begin("making the commit")
+            return hub.api.create_commit(
+                repo_id,
+                uploads,
+                commit_message=message,
+                commit_description=f"{JOB_LINE}{job_id}",
+                parent_commit=repo.head,
+            ).oid
+        except (*CLIENT_ERRORS, ValueError, RuntimeError) as error:
+            failed = error
+        if expired(failed):
+            raise _sign_in_again(hub)
+        again, state = _seen(hub, repo_id, job_id)
         if again is not None and again.ours:
             return again.ours
-        raise _failed(hub, error, repo_id, again) from None
+        if not may_pass(failed) or again is None or again.head != repo.head:
+            raise _failed(hub, failed, repo_id, state)
+        try:
+            try_again(hub, trial, failed, repo_id)
+        except MergeError:
+            raise _failed(hub, failed, repo_id, state) from None
 
 
-def _failed(hub: Hub, error: Exception, repo_id: str, repo: _Repo | None) -> MergeError:
-    """Why publishing ended, and how things stand."""
-    if isinstance(error, HfHubHTTPError) and error.response is not None and error.response.status_code == 401:
-        what = hub.advice("Your sign-in has run out", "Your token is not valid")
-        fix = hub.advice("Sign in again and publish", f"{LOG_IN_AGAIN}, and publish again")
-        return SignInNeeded(what, "the result is kept and waits to be published", fix)
-    words = server_words(error) if isinstance(error, HfHubHTTPError) else str(explain(hub, error, repo_id).problem.what)
-    state = f"{repo_id} exists and is empty" if repo is None or repo.pristine else f"{repo_id} has been changed since"
-    return PublishFailed(f"{repo_id} could not be published", words, f"The result is kept and {state}: publish again")
+def _seen(hub: Hub, repo_id: str, job_id: str) -> tuple[_Repo | None, str]:
+    """The repo after a failure, and how it stands, in words."""
+    try:
+        repo = _look(hub, repo_id, job_id)
+    except MergeError:
+        return None, f"{repo_id} was made and may be empty"
+    if repo is None:
+        return None, f"{repo_id} is gone"
+    return repo, f"{repo_id} exists and is empty" if repo.pristine else f"{repo_id} has been changed since"
+
+
+def _sign_in_again(hub: Hub) -> SignInNeeded:
+    what = hub.advice("Your sign-in has run out", "Your token is not valid")
+    fix = hub.advice("Sign in again and publish", f"{LOG_IN_AGAIN}, and publish again")
+    return SignInNeeded(what, "the result is kept and waits to be published", fix)
+
+
+def _failed(hub: Hub, error: Exception, repo_id: str, state: str) -> PublishFailed:
+    """Why publishing ended, how things stand, and the way on."""
+    scope = scope_in(server_words(error)) if isinstance(error, HfHubHTTPError) else ""
+    if scope:
+        reason = f"the scope {scope} was not granted"
+        way = hub.advice(f"sign in again, grant {scope} and publish", f"{LOG_IN} to a token that has it, publish again")
+    else:
+        reason, way = _reason(hub, error, repo_id), "publish again"
+    return PublishFailed(f"{repo_id} could not be published", reason, f"The result is kept and {state}: {way}")
+
+
+def _reason(hub: Hub, error: Exception, repo_id: str) -> str:
+    """What the Hub said, in one bounded line."""
+    if isinstance(error, HfHubHTTPError):
+        return server_words(error)
+    said = re.findall(r"file with OID \w+: `(.*)", str(error))
+    if said:  # of single files
+        return " ".join(said[0].split())[:300]
+    problem = explain(hub, error, repo_id).problem
+    return f"{problem.what[0].lower()}{problem.what[1:]}, {problem.why}" if problem.why else problem.what
 
 
 def _published(hub: Hub, repo_id: str, commit: str) -> Published:

@@ -16,8 +16,9 @@ from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from hub.card import code, front_matter
-from hub.client import CLIENT_ERRORS, Hub, SignInNeeded, explain, explained
+from hub.client import CLIENT_ERRORS, Hub, SignInNeeded, expired, explain, explained, may_pass, try_again
 from hub.identity import Identity, whoami
+from hub.patience import Trial
 from hub.publish import JOB_LINE, Published, PublishFailed
 from hub.repository import RemoteRepo, open_repo, read_header
 from hub.statistics import TAG, path_of
@@ -64,34 +65,52 @@ def publish_statistics(
     operations: list[CommitOperationAdd] = [*uploads]
     if place == "own":
         operations.append(CommitOperationAdd("README.md", _card(model, _with_others(hub, repo, headers)).encode()))
-    meter = meter or UploadMeter()
-    try:
+    meter, trial = meter or UploadMeter(), Trial()
+    with explained(hub, repo_id, WHERE):
         hash_files(uploads, meter)
-        with sending(uploads, meter):
-            commit = hub.api.create_commit(
-                repo_id,
-                operations,
-                commit_message=f"Merge statistics of {model}" if place == "own" else "Add merge statistics",
-                commit_description=("" if place == "own" else _about(files)) + JOB_LINE + job_id,
-                parent_commit=repo.sha,
-                create_pr=place == "pull-request",
-            )
-    except (*CLIENT_ERRORS, ValueError, RuntimeError) as error:
+    while True:
+        try:
+            with sending(uploads, meter):
+                commit = hub.api.create_commit(
+                    repo_id,
+                    operations,
+                    commit_message=f"Merge statistics of {model}" if place == "own" else "Add merge statistics",
+                    commit_description=("" if place == "own" else _about(files)) + JOB_LINE + job_id,
+                    parent_commit=repo.sha,
+                    create_pr=place == "pull-request",
+                )
+            return Published(repo_id, commit.pr_url or _page(hub, repo_id, place), commit.oid)
+        except (*CLIENT_ERRORS, ValueError, RuntimeError) as error:
+            failed = error
+        if expired(failed):
+            raise _failed(hub, failed, repo_id)
         done = _done(hub, identity, repo_id, place, job_id)  # it may be there all the same
         if done is not None:
             return done
-        raise _failed(hub, error, repo_id) from None
-    return Published(repo_id, commit.pr_url or _page(hub, repo_id, place), commit.oid)
+        if not may_pass(failed):
+            raise _failed(hub, failed, repo_id)
+        try_again(hub, trial, failed, repo_id, WHERE)
+
+
+def published_before(hub: Hub, model: str, place: Place, job_id: str) -> Published | None:
+    """What a job that was cut off has published, None when it did not come so far."""
+    identity = whoami(hub)
+    return _done(hub, identity, target_repo(identity, model, place), place, job_id)
 
 
 def _own_repo(hub: Hub, repo_id: str, private: bool) -> RemoteRepo:
-    """The statistics repo, made when it is missing."""
-    repo = open_statistics_repo(hub, repo_id)
-    if repo is not None:
-        return repo
-    with explained(hub, repo_id, WHERE):
-        hub.api.create_repo(repo_id, private=private, exist_ok=False)
-    return open_repo(hub, repo_id, where=WHERE)
+    """The statistics repo, made when it is missing; after an error that may pass it may be there all the same."""
+    trial = Trial()
+    while True:
+        repo = open_statistics_repo(hub, repo_id)
+        if repo is not None:
+            return repo
+        try:
+            hub.api.create_repo(repo_id, private=private, exist_ok=False)
+        except CLIENT_ERRORS as error:
+            if not may_pass(error):
+                raise explain(hub, error, repo_id, WHERE) from None
+            try_again(hub, trial, error, repo_id, WHERE)
 
 
 def _with_others(

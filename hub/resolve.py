@@ -12,7 +12,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-from hub.client import Hub, HubUnavailable, explained
+from hub.client import Hub, HubUnavailable, SignInNeeded, explained
 from hub.datasets import is_local, raise_unless_readable
 from hub.identity import Identity, whoami, writing_problem
 from hub.repository import RemoteRepo, open_repo, read_config, read_sides, read_small, read_weights
@@ -75,7 +75,7 @@ class _Seen:
 
 
 def resolve(hub: Hub, recipe: Recipe, *, folders_allowed: bool = False) -> Resolved:
-    """Pin and describe every model of the recipe. Raises HubUnavailable and SignInNeeded, nothing else."""
+    """Pin and describe every model of the recipe. Raises HubUnavailable, and SignInNeeded for a token that ran out."""
     kinds = [kind for kind in ("fisher", "gram") if kind in recipe.method.needs]
     results: list[_Seen | MergeError] = []
     questions = [
@@ -88,9 +88,9 @@ def resolve(hub: Hub, recipe: Recipe, *, folders_allowed: bool = False) -> Resol
         for future in [pool.submit(_see, question) for question in questions]:
             try:
                 results.append(future.result())
-            except HubUnavailable:
-                raise
             except MergeError as error:
+                if isinstance(error, HubUnavailable) or (isinstance(error, SignInNeeded) and hub.signed_in):
+                    raise  # every model would say the same
                 results.append(error)
     problems = [problem for result in results if isinstance(result, MergeError) for problem in _problems(result)]
     seen = [None if isinstance(result, MergeError) else result for result in results]
