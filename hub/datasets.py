@@ -11,11 +11,11 @@ import csv
 import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hub.client import Hub, explained
 from merging.errors import InputError, MergeError
@@ -33,6 +33,16 @@ IMAGE_COLUMNS = ("image", "img", "picture", "photo", "pixel_values")
 LOCAL_ENDINGS = (".jsonl", ".csv", ".tsv", ".txt")
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 Row = tuple[Any, str | None]  # (example, label name)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stream of rows, and what is known of them."""
+
+    rows: Iterator[Mapping[str, Any]]
+    classes: Mapping[str, Sequence[str]] = field(default_factory=dict)  # column of labels, or of lists -> their names
+    revision: str = ""  # commit of a dataset of the Hub
 
 
 @dataclass(frozen=True)
@@ -86,19 +96,26 @@ def load_rows(
     there are.
     """
     columns = Columns(text_column, label_column, target_column, image_column)
-    if is_local(data):
-        if not files_allowed:
-            raise InputError(f"{data} is a file", "only datasets of the Hub can be used here", "Name owner/dataset")
-        source, names = _local_rows(data), None
-    else:
-        source, names = _hub_rows(hub, data, cache_dir)
-    rows = list(_rows(islice(source, POOL), data, columns, reads, names))
+    source = open_rows(hub, data, cache_dir=cache_dir, files_allowed=files_allowed)
+    rows = list(_rows(islice(source.rows, POOL), data, columns, reads, source.classes))
     if not rows:
         what = "image" if reads == "images" else "text"
         raise InputError(f"{data} holds no {what}", "every row of it is empty", "Pick another split or column")
-    if examples is not None and examples < len(rows):
-        rows = random.Random(seed).sample(rows, examples)
-    return rows
+    return drawn(rows, examples, seed)
+
+
+def drawn(rows: list[T], examples: int | None, seed: int) -> list[T]:
+    """So many of the rows, by `seed`; all of them, in order, where there are no more."""
+    return random.Random(seed).sample(rows, examples) if examples is not None and examples < len(rows) else rows
+
+
+def open_rows(hub: Hub, data: str, *, cache_dir: Path | None = None, files_allowed: bool = False) -> Source:
+    """The rows of `id[:config][:split]`, or of local files where these are allowed. Raises InputError."""
+    if not is_local(data):
+        return _hub_rows(hub, data, cache_dir)
+    if not files_allowed:
+        raise InputError(f"{data} is a file", "only datasets of the Hub can be used here", "Name owner/dataset")
+    return Source(_local_rows(data))
 
 
 def _rows(
@@ -106,17 +123,17 @@ def _rows(
     data: str,
     columns: Columns,
     reads: Reads,
-    names: Mapping[str, Sequence[str]] | None,
+    names: Mapping[str, Sequence[str]],
 ) -> Iterator[Row]:
     text = target = image = ""
     folder = Path(_file_and_split(data)[0]).expanduser().parent if is_local(data) else None
     for number, row in enumerate(source):
         if number == 0:
-            text = _text_column(row, data, columns.text) if reads != "images" else ""
+            text = text_column_of(row, data, columns.text) if reads != "images" else ""
             image = _image_column(row, data, columns.image) if reads.startswith("images") else ""
             target = _target_column(row, data, columns.target, text) if reads == "pairs" else ""
         if columns.label is not None and columns.label not in row:
-            raise _no_column(data, columns.label, row)
+            raise no_column(data, columns.label, row)
         words, answer = _cell(row, text), _cell(row, target)
         picture = _picture(row.get(image), data, folder) if image else None
         if (text and not words) or (image and picture is None):
@@ -126,7 +143,7 @@ def _rows(
             example = (picture, words) if text else picture
         elif answer:
             example = (words, answer)
-        yield example, _label(row[columns.label], (names or {}).get(columns.label)) if columns.label else None
+        yield example, label_name(row[columns.label], names.get(columns.label)) if columns.label else None
 
 
 def _cell(row: Mapping[str, Any], column: str) -> str:
@@ -135,18 +152,18 @@ def _cell(row: Mapping[str, Any], column: str) -> str:
 
 def _target_column(row: Mapping[str, Any], data: str, wanted: str | None, text: str) -> str:
     if wanted is not None and wanted not in row:
-        raise _no_column(data, wanted, row)
+        raise no_column(data, wanted, row)
     usual = (name for name in TARGET_COLUMNS if isinstance(row.get(name), str) and name != text)
     return wanted or next(usual, "")
 
 
 def _image_column(row: Mapping[str, Any], data: str, wanted: str | None) -> str:
     if wanted is not None and wanted not in row:
-        raise _no_column(data, wanted, row)
+        raise no_column(data, wanted, row)
     found = wanted or next((name for name in IMAGE_COLUMNS if name in row), "")
     if not found:
         raise InputError(
-            f"Which column of {data} is the image?", f"it has {_listed(row)}", "Name it as image_column", "image_column"
+            f"Which column of {data} is the image?", f"it has {listed(row)}", "Name it as image_column", "image_column"
         )
     return found
 
@@ -169,10 +186,11 @@ def _picture(value: Any, data: str, folder: Path | None) -> Any:
         raise InputError(f"{data} holds an image that cannot be read", str(error)[:200], "Mend or remove it") from None
 
 
-def _text_column(row: Mapping[str, Any], data: str, wanted: str | None) -> str:
+def text_column_of(row: Mapping[str, Any], data: str, wanted: str | None) -> str:
+    """The column of the texts: the one that is wanted, or has a usual name, or is the only text. Raises InputError."""
     if wanted is not None:
         if wanted not in row:
-            raise _no_column(data, wanted, row)
+            raise no_column(data, wanted, row)
         return wanted
     texts = [name for name, value in row.items() if isinstance(value, str)]
     for name in TEXT_COLUMNS:
@@ -181,19 +199,21 @@ def _text_column(row: Mapping[str, Any], data: str, wanted: str | None) -> str:
     if len(texts) == 1:
         return texts[0]
     raise InputError(
-        f"Which column of {data} is the text?", f"it has {_listed(row)}", "Name it as text_column", "text_column"
+        f"Which column of {data} is the text?", f"it has {listed(row)}", "Name it as text_column", "text_column"
     )
 
 
-def _no_column(data: str, column: str, row: Mapping[str, Any]) -> InputError:
-    return InputError(f"{data} has no column {column!r}", f"it has {_listed(row)}", "Name one of these")
+def no_column(data: str, column: str, row: Mapping[str, Any]) -> InputError:
+    """The error of a column that somebody named and that is not there."""
+    return InputError(f"{data} has no column {column!r}", f"it has {listed(row)}", "Name one of these")
 
 
-def _listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str]) -> str:
+    """The first twenty names as a list for a sentence."""
     return ", ".join(str(name)[:60] for name in islice(names, 20))
 
 
-def _label(value: Any, names: Sequence[str] | None) -> str:
+def label_name(value: Any, names: Sequence[str] | None) -> str:
     """The name of a label: that of a class where the dataset names its classes."""
     if names is not None and isinstance(value, int) and 0 <= value < len(names):
         return names[value]
@@ -248,10 +268,7 @@ def _object(line: str) -> Mapping[str, Any]:
 # Datasets of the Hub
 
 
-def _hub_rows(
-    hub: Hub, data: str, cache_dir: Path | None
-) -> tuple[Iterator[Mapping[str, Any]], Mapping[str, Sequence[str]]]:
-    """A stream of rows, and the class names of label columns."""
+def _hub_rows(hub: Hub, data: str, cache_dir: Path | None) -> Source:
     import datasets  # only here: it is slow to import
 
     name, *parts = data.split(":")
@@ -276,15 +293,16 @@ def _hub_rows(
         streams = builder.as_streaming_dataset()
         split = split or ("train" if "train" in streams else next(iter(streams)))
         if split not in streams:
-            raise InputError(f"{name} has no split {split!r}", f"it has {_listed(streams)}", "Name one of these")
+            raise InputError(f"{name} has no split {split!r}", f"it has {listed(streams)}", "Name one of these")
         stream = streams[split]
     except MergeError:
         raise
     except Exception as error:  # the library raises many kinds; none of them is ours to tell apart
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"The dataset {name} cannot be read", reason, "Pick another dataset or config") from None
-    classes = {key: value.names for key, value in (stream.features or {}).items() if hasattr(value, "names")}
-    return iter(stream), classes
+    items = {key: getattr(value, "feature", value) for key, value in (stream.features or {}).items()}
+    classes = {key: value.names for key, value in items.items() if hasattr(value, "names")}
+    return Source(iter(stream), classes, revision or "")
 
 
 def _config_and_split(
@@ -299,7 +317,7 @@ def _config_and_split(
     else:
         config, split = None, parts[0] if parts else None
     if config is not None and config not in configs:
-        raise InputError(f"{name} has no config {config!r}", f"it has {_listed(configs)}", "Name one of these")
+        raise InputError(f"{name} has no config {config!r}", f"it has {listed(configs)}", "Name one of these")
     if config is None and len(configs) > 1 and "default" not in configs:
-        raise InputError(f"Which config of {name}?", f"it has {_listed(configs)}", f"Write {name}:config")
+        raise InputError(f"Which config of {name}?", f"it has {listed(configs)}", f"Write {name}:config")
     return config, split
