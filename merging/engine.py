@@ -22,6 +22,7 @@ import torch
 from merging.blocks import Operands, ParentStatistics
 from merging.checkpoint import ShardWriter
 from merging.device import device_name, pick_device
+from merging.differences import differences
 from merging.errors import InputError
 from merging.heads import arrange
 from merging.journal import Journal
@@ -51,6 +52,7 @@ class Report:
     tensors: Mapping[str, int]  # action -> number of output tensors
     fallbacks: Mapping[str, str] = field(default_factory=dict)  # tensor -> reason
     notes: tuple[str, ...] = ()
+    differences: Mapping[str, Any] = field(default_factory=dict)  # of the models, see `merging.differences`
     hashing: float = 0.0  # seconds of `seconds` that the hashes of the output took
     peak_memory: int = 0  # bytes: the most anonymous memory of the process seen while it merged
 
@@ -118,7 +120,8 @@ def merge(
     journal = Journal(out, _identity(plan, with_base(parents, base), statistics))
     arranged = arrange(parents, base)
     pairs = statistics or [{} for _ in parents]
-    work = Work(Operands(plan, arranged.parents, arranged.base, pairs), target, workers, memory)
+    operands = Operands(plan, arranged.parents, arranged.base, pairs)
+    work = Work(operands, target, workers, memory)
     total = plan.output_bytes
     left = [shard for shard in plan.shards if shard.path not in journal.finished]
     for shard in left:  # one that was never noted, or of other work, would take room beside the new one
@@ -148,6 +151,7 @@ def merge(
         tensors={action: actions.count(action) for action in ("merge", "average", "copy")},
         fallbacks=plan.fallbacks,
         notes=tuple(sorted(work.notes)),
+        differences=differences(plan, operands.parents, operands.base, [journal.seen[s.path] for s in plan.shards]),
         hashing=round(journal.hashing, 3),
         peak_memory=work.peak_memory,
     )
@@ -169,12 +173,12 @@ class _Finisher:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
 
-    def finish(self, shard: Shard, writer: ShardWriter) -> None:
+    def finish(self, shard: Shard, writer: ShardWriter, seen: dict[str, list[Any]]) -> None:
         """Take over a shard whose bytes are all written. The one before it was waited for."""
 
         def work() -> None:
             writer.finish()
-            self._journal.finish(shard.path)
+            self._journal.finish(shard.path, seen)
 
         self._waiting = shard, self._thread.submit(work)
 
@@ -202,7 +206,7 @@ def _write(shard: Shard, work: Work, out: Path, finisher: _Finisher, total: int)
     except BaseException:
         writer.abandon()
         raise
-    finisher.finish(shard, writer)
+    finisher.finish(shard, writer, work.observer.of(shard))
 
 
 def _cores() -> int:

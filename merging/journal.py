@@ -1,8 +1,9 @@
-"""Which shards of an output are finished, so that an interrupted merge goes on."""
+"""Which shards of an output are finished, and what was seen while they were made: an interrupted merge goes on."""
 
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 from merging.checkpoint import sha256_of
 
@@ -18,6 +19,7 @@ class Journal:
         self._path = out.with_name(out.name + ".journal.json")
         self._identity = identity
         self.finished: dict[str, str] = {}
+        self.seen: dict[str, Any] = {}  # shard -> what was said of it, plain data
         self.hashing = 0.0  # seconds that the hashes of new shards took
         try:
             data = json.loads(self._path.read_text())
@@ -27,14 +29,16 @@ class Journal:
                     for path, digest in data["shards"].items()
                     if (out / path).is_file() and sha256_of(out / path) == digest
                 }
+                self.seen = {path: data.get("seen", {}).get(path, {}) for path in self.finished}
         except (OSError, ValueError, KeyError):
             pass  # nothing finished yet
 
-    def finish(self, path: str) -> None:
-        """Note a shard that has its final name."""
+    def finish(self, path: str, seen: Any) -> None:
+        """Note a shard that has its final name, and what was seen while it was made."""
         began = time.monotonic()
         self.finished[path] = sha256_of(self._out / path)
         self.hashing += time.monotonic() - began
+        self.seen[path] = seen
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"work": self._identity, "shards": self.finished}))
+        temporary.write_text(json.dumps({"work": self._identity, "shards": self.finished, "seen": self.seen}))
         temporary.replace(self._path)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)\.(\d+)\.")  # h: GPT-2, BLOOM, Falcon
+LAYER = re.compile(r"(?:^|\.)(?:layers?|blocks?|h)\.(\d{1,6})\.")  # h: GPT-2, BLOOM, Falcon
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def depths(names: Iterable[str]) -> dict[str, float]:
     Each stack of layers (an encoder, a decoder, a vision tower) is counted by itself; the layer of a stack of one has
     depth 1. What is in no layer (embeddings, the final norm, heads) has depth 0, as in mergekit.
     """
-    found = {name: _layer(name) for name in names}
+    found = {name: layer_of(name) for name in names}
     last: dict[str, int] = {}
     for stack, number in filter(None, found.values()):
         last[stack] = max(last.get(stack, 0), number)
@@ -57,7 +57,7 @@ def _depth(place: tuple[str, int] | None, last: dict[str, int]) -> float:
     return number / last[stack] if last[stack] else 1.0
 
 
-def _layer(name: str) -> tuple[str, int] | None:
+def layer_of(name: str) -> tuple[str, int] | None:
     """The stack that a tensor's layer belongs to and the layer's number there; None outside of all layers."""
     match = LAYER.search(name)
     return (name[: match.start(1)], int(match[1])) if match else None
