@@ -1,8 +1,9 @@
-"""A stage's heavy work runs in a child process: the worker's side of it, and what both sides must agree on.
+"""A job's heavy work runs in a child process: the worker's side of it, and what both sides must agree on.
 
-The worker writes one JSON line (with the token) to the child's stdin and keeps it open; the child answers with
-JSON lines on stdout and prose on stderr. The child has its own process group, so that all it starts ends with it,
-and it ends when its worker does.
+One child runs the stages of one job, one after another: to start it anew for each would cost more than most stages
+of a small merge. The worker writes a JSON line (with the token) to the child's stdin for each stage; the child answers
+with JSON lines on stdout, of which `result` or `error` is a stage's last, and prose on stderr. The child has its own
+process group, so that all it starts ends with it, and it ends when its worker does.
 """
 
 import json
@@ -14,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,29 +43,30 @@ def scrub(text: str, token: str = "") -> str:
 
 @dataclass
 class Answers:
-    """What a child has said so far; written by the reading thread, read by the step."""
+    """What a child has said of the present stage; written by the reading thread, read by the step."""
 
     progress: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
-    result: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] | None = None
 
 
-class StageProcess:
-    """A stage under way. `log(level, message)` gets the child's prose, scrubbed of the token."""
+class JobProcess:
+    """A job's child. `log(stage, level, message)` gets its prose, scrubbed of the token."""
 
     def __init__(
         self,
         command: Sequence[str],
-        arguments: Sequence[str],
-        request: Mapping[str, Any],
+        folder: Path,
         environment: Mapping[str, str],
-        log: Callable[[str, str], None],
+        log: Callable[[str, str, str], None],
     ) -> None:
         self.answers = Answers()
-        self._token = str(request.get("token") or "")
+        self._stage = self._token = ""
+        self._said_all = threading.Event()
         self._log = log
+        theirs, self._lifeline = os.pipe()  # ends when this process does, and the child with it
         self._process = subprocess.Popen(
-            [*command, *arguments, str(os.getpid())],
+            [*command, str(folder), str(os.getpid()), str(theirs)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -73,67 +75,85 @@ class StageProcess:
             env=dict(environment),
             cwd=ROOT,
             start_new_session=True,
+            pass_fds=(theirs,),
         )
+        os.close(theirs)
         self._threads = [
             threading.Thread(target=self._read_answers, args=(self._process.stdout,), daemon=True),
             threading.Thread(target=self._read_prose, args=(self._process.stderr,), daemon=True),
         ]
         for thread in self._threads:
             thread.start()
-        self._send(request)
 
     @property
     def pid(self) -> int:
         """Of the child, and of its process group."""
         return self._process.pid
 
-    def wait(self, seconds: float) -> int | None:
-        """The exit status, None when it still runs after so many seconds."""
-        try:
-            status = self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            return None
-        self.kill()  # whatever it left behind in its group
-        for thread in self._threads:
-            thread.join(timeout=5)
-        return status
+    @property
+    def alive(self) -> bool:
+        """Whether another stage can be asked for."""
+        return self._process.poll() is None
 
-    def kill(self) -> None:
+    def begin(self, stage: str, request: Mapping[str, Any]) -> None:
+        """Ask for a stage; the one before has ended."""
+        self.answers = Answers()
+        self._said_all.clear()
+        self._stage, self._token = stage, str(request.get("token") or "")
+        assert self._process.stdin is not None
+        with suppress(OSError):  # it died at once; its exit status tells
+            self._process.stdin.write(json.dumps({"stage": stage, **request}) + "\n")
+            self._process.stdin.flush()
+
+    def wait(self, seconds: float) -> int | None:
+        """None when the stage still runs after so many seconds; 0 when it has answered, else how the child ended."""
+        answered = self._said_all.wait(seconds)
+        if answered and (self.answers.result is not None or self.answers.error is not None):
+            return 0
+        if self.alive and not answered:
+            return None
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=5)  # it has said its last word: let it end by itself, for its status
+        self.end()
+        return self._process.returncode
+
+    def end(self) -> None:
         """End the child and all that it started, at once."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        for thread in self._threads:
+            thread.join(timeout=5)
+        with suppress(OSError):
+            os.close(self._lifeline)
         if self._process.stdin is not None:
             with suppress(OSError):
                 self._process.stdin.close()
-
-    def _send(self, request: Mapping[str, Any]) -> None:
-        assert self._process.stdin is not None
-        with suppress(OSError):  # it died at once; its exit status tells
-            self._process.stdin.write(json.dumps(dict(request)) + "\n")
-            self._process.stdin.flush()
 
     def _read_answers(self, stream: IO[str]) -> None:
         for line in iter(lambda: stream.readline(LINE_LIMIT), ""):
             try:
                 answer = json.loads(scrub(line, self._token))
             except ValueError:
-                self._log("info", scrub(line.strip(), self._token)[:2000])
+                self._log(self._stage, "info", scrub(line.strip(), self._token)[:2000])
                 continue
             if "progress" in answer:
                 self.answers.progress = answer["progress"]
             elif "error" in answer:
                 self.answers.error = answer["error"]
+                self._said_all.set()
             elif "log" in answer:
-                self._log("info", str(answer["log"]))
+                self._log(self._stage, "info", str(answer["log"]))
             elif "result" in answer:
                 self.answers.result = answer["result"]
+                self._said_all.set()
+        self._said_all.set()
 
     def _read_prose(self, stream: IO[str]) -> None:
         for line in iter(lambda: stream.readline(LINE_LIMIT), ""):
             text = scrub(line.rstrip(), self._token)
             if text:
-                self._log("detail", text[:2000])
+                self._log(self._stage, "detail", text[:2000])
 
 
 def child_environment(cache: Path, endpoint: str | None, parent: Mapping[str, str]) -> dict[str, str]:
@@ -155,11 +175,17 @@ def child_environment(cache: Path, endpoint: str | None, parent: Mapping[str, st
     return environment
 
 
-def end_with_worker(worker: int) -> None:
-    """Called in a child after its request was read: nothing of its process group outlives the worker.
+def be_the_first_to_go() -> None:
+    """Called in a child: where memory runs out, the system ends this process and not its worker or the page (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def end_with_worker(worker: int, lifeline: int) -> None:
+    """Called in a child before its first stage: nothing of its process group outlives the worker.
 
     The kernel ends this process when the worker's thread ends (Linux). A second, tiny process waits for the
-    worker's end of stdin to close, then ends the whole group: also what this one started, on any system.
+    worker's end of the pipe `lifeline` to close, then ends the whole group: also what this one started, on any system.
     """
     if sys.platform.startswith("linux"):
         import ctypes
@@ -169,7 +195,9 @@ def end_with_worker(worker: int) -> None:
     if os.getppid() != worker:  # it ended before we asked
         os._exit(1)
     if os.fork() == 0:
-        os.closerange(1, 1024)
-        while os.read(0, 4096):
+        os.closerange(0, lifeline)
+        os.closerange(lifeline + 1, 1024)
+        while os.read(lifeline, 4096):
             pass
         os.killpg(os.getpgrp(), signal.SIGKILL)
+    os.close(lifeline)

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,13 +57,15 @@ class Job:
     publishable: bool = False  # it failed, but its result is kept: sign in and publish
     purpose: Purpose = "merge"
     ahead: int = 0  # jobs, running and waiting, that come before it while it waits
+    left: str = ""  # what a cancelled job has left on the Hub, in one sentence
+    settling: bool = False  # that is being looked at
     summaries: tuple[dict[str, Any], ...] = ()  # of the statistics that the job has collected (`merging.summary`)
     verification: dict[str, Any] | None = None  # what a verification has found (`jobs.verify_result`)
 
     @property
     def ended(self) -> bool:
         """True when nothing will happen to it any more by itself."""
-        return self.status in ("done", "failed", "cancelled")
+        return self.status in ("done", "failed", "cancelled") and not self.settling
 
     def as_dict(self) -> dict[str, Any]:
         """The job as plain data."""
@@ -81,10 +83,17 @@ class JobSpec:
     scopes: tuple[str, ...] | None = None  # that the sign-in granted, None when unknown
     folders_allowed: bool = False  # models may be folders of this machine (command line only)
     own_machine: bool = False  # the token is that of the machine, whose owner signs in at a shell
+    stages: tuple[str, ...] = ()  # as they were when it was queued: a later version of the code keeps to them
 
     def as_dict(self) -> dict[str, Any]:
         """The spec as plain data."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "JobSpec":
+        """The spec that was stored; what a later version has added to it is left out."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: value for name, value in data.items() if name in known})
 
 
 class JobFailed(MergeError):
@@ -200,6 +209,16 @@ class JobFolder:
     def published(self) -> Path:
         """Where the result stands on the Hub."""
         return self.path / "published.json"
+
+    @property
+    def publishing(self) -> Path:
+        """There once the job has begun to publish."""
+        return self.path / "publishing"
+
+    @property
+    def settled(self) -> Path:
+        """What came of publishing in a job that was cancelled meanwhile (`jobs.settle`)."""
+        return self.path / "settled.json"
 
     @property
     def starts(self) -> Path:

@@ -9,10 +9,12 @@ import sqlalchemy as sa
 from jobs.store import Store
 from jobs.tokens import METADATA
 from merging.errors import InputError, Problem
+from merging.machine import available_memory
 from merging.progress import size
 from settings import Settings, parse_size
 
 DAY = 86_400.0  # seconds
+MEMORY_RESERVE = 200_000_000  # bytes: with less, the system kills what it likes
 USAGE = sa.Table(
     "merge_usage",
     METADATA,
@@ -34,6 +36,15 @@ def disk_full(home: Path, reserve: int) -> Problem | None:
         return None
     why = f"less than {size(reserve)} are free, which are kept for the service itself"
     return Problem("The disk of this service is full", why, "Try again later, or take smaller models")
+
+
+def shortage(home: Path, reserve: int) -> Problem | None:
+    """Why a running job must make room now: for the disk, or for the memory of the service."""
+    memory = available_memory()
+    if 0 < memory < MEMORY_RESERVE:
+        why = f"{size(memory)} are left, and the service itself needs some"
+        return Problem("The memory of this service ran out", why, "Try again later, or take smaller models")
+    return disk_full(home, reserve)
 
 
 class Limits:

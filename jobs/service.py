@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from dbos._sys_db import WorkflowStatus
@@ -17,15 +17,18 @@ from dbos._sys_db import WorkflowStatus
 from hub.client import Hub
 from hub.identity import whoami
 from hub.resolve import Resolved
+from jobs import settle
 from jobs.job import Job, JobFailed, JobFolder, JobSpec, JobStatus, StageState, job_id, read_json
 from jobs.limits import Limits
 from jobs.outline import outline_of
 from jobs.preview import Preview, make_preview
 from jobs.statistics_preview import StatisticsPreview, preview_statistics
-from jobs.store import ACTIVE, QUEUE, WORKFLOW, Store, a_worker_lives
+from jobs.store import ACTIVE, QUEUE, WORKFLOW, Store, a_worker_lives, answers
 from jobs.text import HandedOver, raise_unless_handed_over
 from jobs.turns import line
 from jobs.upkeep import clean_expired, is_stranded, stranded
+from jobs.verify import verifiable
+from jobs.verify_result import Verification, kept
 from merging.errors import InputError, Problem
 from merging.progress import Progress
 from merging.recipe import Recipe
@@ -81,6 +84,7 @@ class JobService:
             resolved=resolved,
         )
 
+    @answers
     def submit(
         self,
         recipe: Recipe,
@@ -117,6 +121,7 @@ class JobService:
         """What a wish for statistics would do. Bad input is in `problems`, not raised."""
         return preview_statistics(wish, hub, free=self._limits.free)
 
+    @answers
     def submit_statistics(
         self, wish: StatisticsWish, hub: Hub, *, texts: Sequence[str] | None = None, nonce: str = ""
     ) -> Job:
@@ -143,6 +148,26 @@ class JobService:
         self._limits.note(new_id, user, nbytes)
         return queued
 
+    @answers
+    def submit_verification(self, repo_id: str, hub: Hub, *, commit: str = "", nonce: str = "") -> Job:
+        """Queue the verification of a published merge, at its newest commit or the one that is named.
+
+        Raises InputError with all that was found. A commit that is being verified for this user already gives that job.
+        """
+        user, found = whoami(hub).name, verifiable(hub, repo_id, commit or None)
+        going = (job for job in self.list(user) if job.purpose == "verify" and not job.ended)
+        if known := next((job for job in going if job.models == (found.wish.verify,)), None):
+            return known
+        new_id = job_id(user, found.wish.to_yaml(), nonce or uuid.uuid4().hex)
+        self._limits.check_bytes(user, found.disk_bytes, found.moved)
+        queued = self._queue(hub, user, new_id, found.wish.to_yaml())
+        self._limits.note(new_id, user, found.moved)
+        return queued
+
+    def verification(self, repo_id: str, commit: str) -> Verification | None:
+        """What was found when this commit of a repo was last verified here. The caller knows that it may be seen."""
+        return kept(self._store.home, repo_id, commit)
+
     def _queue(
         self,
         hub: Hub,
@@ -158,7 +183,7 @@ class JobService:
         scopes = None if hub.scopes is None else tuple(sorted(hub.scopes))
         spec = JobSpec(wish_yaml, user, new_id, hub.endpoint, scopes, folders_allowed, hub.own_machine)
         with self._store.submitting():
-            self._check_limit(user, outline_of(wish_yaml).repo_id)
+            self._check_limit(user, outline_of(wish_yaml).makes)
             self.enqueue(new_id, spec, str(hub.token), texts, rows)
         return self.get(new_id, user)
 
@@ -171,6 +196,7 @@ class JobService:
         rows: HandedOver | None = None,
     ) -> None:
         """Put a job that was checked into the queue, its token beside it, and what was handed over."""
+        spec = replace(spec, stages=spec.stages or outline_of(spec.recipe_yaml).stages)
         self._store.tokens.put(spec.token_ref, token)
         if texts:
             self._folder(new_id).write_text(texts)
@@ -188,30 +214,35 @@ class JobService:
             spec.as_dict(),
         )
 
+    @answers
     def list(self, user: str) -> Sequence[Job]:
         """The jobs of a user, newest first."""
         found = self._client.list_workflows(user=user, name=WORKFLOW, sort_desc=True, limit=HISTORY)
         return [self._job(status) for status in found]
 
+    @answers
     def get(self, id: str, user: str) -> Job:
         """One job of a user. Raises InputError for one that is unknown or somebody else's."""
         return self._job(self._require(id, user))
 
+    @answers
     def log(self, id: str, user: str) -> Sequence[dict[str, Any]]:
         """The log of a job: time, stage, level and message of each line."""
         self._require(id, user)
         return self._folder(id).read_log()
 
+    @answers
     def report(self, id: str, user: str) -> dict[str, Any] | None:
         """The report of the merge, None before there is one."""
         self._require(id, user)
         report: dict[str, Any] | None = read_json(self._folder(id).report)
         return report
 
+    @answers
     def cancel(self, id: str, user: str) -> Job:
         """Stop a job wherever it is; the answer says what it came to (it may have ended just before).
 
-        A running stage is stopped within two seconds. What was published stays published: see `url`.
+        A running stage is stopped within two seconds. What was published stays published: see `url` and `left`.
         """
         before = self._require(id, user)
         if before.status in ACTIVE:
@@ -220,6 +251,7 @@ class JobService:
                 self._release(id)  # no worker has it, so nobody else would clean up
         return self.get(id, user)
 
+    @answers
     def retry_publish(self, id: str, hub: Hub) -> Job:
         """Publish the result that a failed job kept, with the token of a new sign-in. Raises InputError."""
         user = whoami(hub).name
@@ -231,10 +263,17 @@ class JobService:
         self._client.rewind_workflow(id, start_step=step, queue_name=QUEUE, queue_partition_key=user)
         return self.get(id, user)
 
+    @property
+    def forgets(self) -> bool:
+        """Whether the jobs lie on this machine's own disk, which a Space loses at each restart."""
+        return self._store.is_sqlite
+
+    @answers
     def worker_alive(self) -> bool:
         """False when queued jobs wait for nobody."""
         return a_worker_lives(self._store)
 
+    @answers
     def stranded(self) -> tuple[str, ...]:
         """Ids of waiting or running jobs that no worker of this version can run."""
         return stranded(self._client)
@@ -248,8 +287,8 @@ class JobService:
         active = self._client.list_workflows(user=user, name=WORKFLOW, status=ACTIVE, load_output=False)
         for status in active:
             assert status.input is not None
-            other = outline_of(JobSpec(**status.input["args"][0]).recipe_yaml)
-            if repo_id and other.repo_id == repo_id:
+            other = outline_of(JobSpec.from_dict(status.input["args"][0]).recipe_yaml)
+            if repo_id and other.makes == repo_id:
                 raise InputError(
                     f"A job of yours is making {repo_id} already",
                     f"job {status.workflow_id} is {STATUS[status.status]}",
@@ -285,22 +324,24 @@ class JobService:
 
     def _release(self, id: str) -> None:
         self._folder(id).free()
-        self._store.tokens.delete(id)
+        if not settle.is_unsettled(self._folder(id)):  # else a worker looks at the Hub with it
+            self._store.tokens.delete(id)
 
     def _job(self, status: WorkflowStatus) -> Job:
         """The engine's record as its owner reads it."""
         assert status.input is not None
-        spec = JobSpec(**status.input["args"][0])
+        spec = JobSpec.from_dict(status.input["args"][0])
         outline = outline_of(spec.recipe_yaml)
         folder = self._folder(status.workflow_id)
         state = STATUS[status.status]
+        steps = self._client.list_workflow_steps(status.workflow_id)
         event = None
         if state == "running":
             event = self._client.get_event(status.workflow_id, "progress", timeout_seconds=0)
-        stages = _stages(outline.stages, self._client.list_workflow_steps(status.workflow_id), event, state)
+        stages = _stages(spec.stages or outline.stages, steps, event, state)
         failure = _failure(status)
         started = [stage for stage in stages if stage.status != "waiting"]
-        published = read_json(folder.published) or {}
+        published = read_json(folder.published) or _published(steps)
         return Job(
             id=status.workflow_id,
             user=spec.user,
@@ -320,7 +361,10 @@ class JobService:
             problem=failure.problem if failure else None,
             publishable=bool(failure and failure.kept and folder.output.is_dir()),
             purpose=outline.purpose,
+            left=settle.words(folder, outline.repo_id) if state == "cancelled" else "",
+            settling=state == "cancelled" and settle.is_unsettled(folder),
             ahead=self._ahead(status.workflow_id) if state == "waiting" else 0,
+            verification=_verification(steps),
             summaries=_summaries(folder) if outline.purpose == "statistics" and published else (),
         )
 
@@ -329,6 +373,18 @@ def _progress(event: dict[str, Any]) -> Progress:
     """What an event tells of the running stage; one of an earlier version may lack fields."""
     names = {field.name for field in fields(Progress)}
     return Progress(**{name: value for name, value in event.items() if name in names})
+
+
+def _published(steps: Sequence[Any]) -> dict[str, Any]:
+    """Where the result stands, of a job whose files are on another machine."""
+    outputs = [step["output"] for step in steps if step["function_name"] == "publish"]
+    return (outputs[0] or {}).get("published", {}) if outputs else {}
+
+
+def _verification(steps: Sequence[Any]) -> dict[str, Any] | None:
+    """What a verification has found, None before its end."""
+    outputs = [step["output"] for step in steps if step["function_name"] == "compare"]
+    return (outputs[0] or {}).get("verification") if outputs else None
 
 
 def _summaries(folder: JobFolder) -> tuple[dict[str, Any], ...]:

@@ -1,7 +1,7 @@
-"""The child process of one stage: `python -m jobs.stage NAME JOBFOLDER PARENT_PID`, a request line on stdin.
+"""The child process of one job: `python -m jobs.stage JOBFOLDER PARENT_PID LIFELINE`, a request line a stage on stdin.
 
-The token comes on stdin and nowhere else. Answers are JSON lines on the stdout that the process was started with;
-whatever a library prints goes to stderr, which the worker writes to the job's log.
+The token comes on stdin and nowhere else. Answers are JSON lines on the stdout that the process was started with (see
+`jobs.child`); whatever a library prints goes to stderr, which the worker writes to the job's log.
 """
 
 import json
@@ -14,7 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jobs.child import end_with_worker, scrub
+from jobs.child import be_the_first_to_go, end_with_worker, scrub
 from jobs.job import JobFolder
 from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress
@@ -25,27 +25,31 @@ Stage = Callable[[Path, Mapping[str, Any]], Generator[Progress, None, dict[str, 
 
 
 def main(arguments: list[str], stages: Mapping[str, Stage]) -> NoReturn:
-    """Run a stage and end the process: status 0 when it is done, 1 when it failed with a reason."""
-    status = _run(arguments, stages)
-    sys.stderr.flush()
-    os._exit(status)  # no waiting for what libraries do at the end of a process
-
-
-def _run(arguments: list[str], stages: Mapping[str, Stage]) -> int:
-    name, folder, parent = arguments
+    """Run the stages that are asked for until no more can be, then end the process with status 0."""
+    folder, parent, lifeline = arguments
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    request = json.loads(sys.stdin.readline() or "null") or sys.exit(1)
-    end_with_worker(int(parent))
+    end_with_worker(int(parent), int(lifeline))
+    be_the_first_to_go()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
 
     def answer(kind: str, value: Any) -> None:
+        sys.stderr.flush()
         answers.write(json.dumps({kind: value}) + "\n")
 
+    for line in iter(sys.stdin.readline, ""):
+        request = json.loads(line)
+        _run(request.pop("stage"), Path(folder), request, stages, answer)
+    os._exit(0)  # no waiting for what libraries do at the end of a process
+
+
+def _run(
+    name: str, folder: Path, request: Mapping[str, Any], stages: Mapping[str, Stage], answer: Callable[[str, Any], None]
+) -> None:
+    """One stage, to its result or to the reason why there is none."""
     try:
-        answer("result", _drive(stages[name](Path(folder), request), lambda value: answer("progress", value)))
-        return 0
+        answer("result", _drive(stages[name](folder, request), lambda value: answer("progress", value)))
     except MergeError as error:
         problems = error.problems if isinstance(error, InputError) else (error.problem,)
         for problem in problems[1:]:
@@ -53,7 +57,6 @@ def _run(arguments: list[str], stages: Mapping[str, Stage]) -> int:
         answer("error", {"problem": asdict(problems[0])})
     except Exception as error:
         answer("error", {"problem": asdict(_unexpected(name, error, str(request.get("token") or "")))})
-    return 1
 
 
 def _drive(stage: Generator[Progress, None, dict[str, Any]], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

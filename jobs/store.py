@@ -11,10 +11,11 @@ import logging
 import os
 import socket
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar, cast
 
 import sqlalchemy as sa
 from dbos import DBOS, DBOSClient, DBOSConfig, Serializer
@@ -23,8 +24,10 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.job import JobFailed
 from jobs.tokens import METADATA, Cipher, TokenStore, load_cipher
-from merging.errors import InputError, Problem
+from merging.errors import InputError, MergeError, Problem
 from settings import Settings
+
+Call = TypeVar("Call", bound=Callable[..., Any])
 
 APPLICATION = "merge-my-models"
 VERSION = "1"  # of the stored jobs, not of the code; steps change through DBOS.patch
@@ -33,6 +36,24 @@ WORKFLOW = "merge"
 ACTIVE = ["ENQUEUED", "PENDING", "DELAYED"]
 ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 LOCK_CLASS = 0x4D4D4D  # first half of the key of our advisory locks on Postgres
+BUSY = 30.0  # seconds that a process waits for SQLite's write lock
+BUSY_ASKING = 4.0  # seconds that somebody who looks at a page waits for it
+POSTGRES = {  # a server that went without a word is noticed in half a minute, not after hours
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+
+log = logging.getLogger(__name__)
+
+
+class StoreAway(MergeError):
+    """The job database does not answer now: nothing is lost, ask again."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("The job database does not answer", why, "Nothing is lost: this page asks again by itself")
 
 
 class EncryptedJson(Serializer):
@@ -79,6 +100,11 @@ class Store:
         self.cipher = load_cipher(self.home, settings.secret_key)
         self.serializer = EncryptedJson(self.cipher)
         self.engine = _engine(self.url)
+        self._asking = (
+            sa.create_engine(self.engine.url, connect_args={"isolation_level": None, "timeout": BUSY_ASKING})
+            if self.is_sqlite
+            else self.engine
+        )
         self._migrate()
         self.tokens = TokenStore(self.engine, self.cipher)
         self.tokens.check_key()
@@ -118,8 +144,24 @@ class Store:
         )
 
     def client(self) -> DBOSClient:
-        """How a process that runs no jobs speaks to the database."""
-        return DBOSClient(system_database_engine=self.engine, application_name=APPLICATION, serializer=self.serializer)
+        """How we ask the database what DBOS itself does not. An error when it is away, not a wait without end."""
+        return DBOSClient(
+            system_database_engine=self.engine,
+            application_name=APPLICATION,
+            serializer=self.serializer,
+            retry_connection_errors=False,
+        )
+
+    def raise_if_away(self) -> None:
+        """Raises StoreAway while another process holds SQLite's write lock: calls of DBOS would wait for it."""
+        if not self.is_sqlite:
+            return  # its errors come by themselves
+        try:
+            with self._asking.connect() as connection:
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                connection.exec_driver_sql("ROLLBACK")
+        except SQLAlchemyError as error:
+            raise away(error) from None
 
     @contextmanager
     def submitting(self) -> Iterator[None]:
@@ -150,15 +192,16 @@ def _engine(url: str) -> sa.Engine:
     parsed = sa.make_url(url)
     if not parsed.get_backend_name().startswith("sqlite"):
         try:
-            return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=10)
+            server = parsed.set(drivername="postgresql+psycopg")
+            return sa.create_engine(server, pool_pre_ping=True, pool_size=10, connect_args=POSTGRES)
         except ImportError as error:
             reason = (str(error).splitlines() or [""])[0]
             raise InputError("psycopg cannot be loaded", reason, "Install psycopg[binary] to use Postgres") from None
-    engine = sa.create_engine(parsed, connect_args={"isolation_level": None, "timeout": 30})
+    engine = sa.create_engine(parsed, connect_args={"isolation_level": None, "timeout": BUSY})
 
     @sa.event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
-        for pragma in ("busy_timeout=30000", "journal_mode=WAL", "foreign_keys=ON", "secure_delete=ON"):
+        for pragma in (f"busy_timeout={BUSY * 1000:.0f}", "journal_mode=WAL", "foreign_keys=ON", "secure_delete=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @sa.event.listens_for(engine, "begin")
@@ -166,6 +209,27 @@ def _engine(url: str) -> sa.Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def away(error: SQLAlchemyError) -> StoreAway:
+    """What to tell of a database that does not answer; the address and the whole reason are for the log alone."""
+    reason = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
+    log.warning("the job database does not answer: %s", reason)
+    return StoreAway("another process holds its lock" if "locked" in reason else "it cannot be reached")
+
+
+def answers(call: Call) -> Call:
+    """A method of somebody with a `_store`, which raises StoreAway while the database is away."""
+
+    @wraps(call)
+    def asked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            self._store.raise_if_away()
+            return call(self, *args, **kwargs)
+        except SQLAlchemyError as error:
+            raise away(error) from None
+
+    return cast(Call, asked)
 
 
 def executor_id(slot: int) -> str:
@@ -186,13 +250,24 @@ class ExecutorLock:
         """Take the lock if nobody has it."""
         return self._acquire_file() if self._store.is_sqlite else self._acquire_session()
 
+    def is_held(self) -> bool:
+        """Whether it is still ours: a session of Postgres, and the lock with it, ends when the server does."""
+        if self._connection is None:
+            return self._file is not None
+        try:
+            self._connection.execute(sa.text("SELECT 1"))
+        except SQLAlchemyError:
+            self.release()
+            return False
+        return True
+
     def release(self) -> None:
         """Give the lock back."""
         if self._file is not None:
             self._file.close()
             self._file = None
         if self._connection is not None:
-            self._connection.detach()  # the session ends, and the lock with it
+            self._connection.invalidate()  # the session ends, and the lock with it
             self._connection.close()
             self._connection = None
 

@@ -2,11 +2,13 @@
 
 import shutil
 import time
+from collections.abc import Callable
 
 from dbos import DBOSClient
 from dbos._sys_db import WorkflowStatus
 
-from jobs.job import JobFolder
+from jobs.job import JobFolder, JobSpec
+from jobs.settle import is_unsettled
 from jobs.store import ACTIVE, ENDED, QUEUE, VERSION, WORKFLOW, Store
 
 
@@ -42,17 +44,29 @@ def clean_expired(store: Store, client: DBOSClient, keep_days: int, now: float |
     return len(expired)
 
 
-def sweep_tokens(store: Store, client: DBOSClient, older_than: float = 60.0) -> int:
+def sweep_tokens(
+    store: Store,
+    client: DBOSClient,
+    settle: Callable[[JobSpec, JobFolder], None],
+    older_than: float = 60.0,
+) -> int:
     """Delete the tokens and texts of jobs that ended while nobody could (a kill in that moment). Returns how many.
 
-    A text is never there without a token: it is written after it, and deleted before it.
+    A text is never there without a token: it is written after it, and deleted before it. A job that was cancelled gives
+    its disk back; `settle` looks at what it has left on the Hub, and deletes the token when that is known.
     """
     refs = store.tokens.refs(older_than)
     if not refs:
         return 0
-    active = client.list_workflows(workflow_ids=refs, status=ACTIVE, load_input=False, load_output=False)
-    gone = sorted(set(refs) - {status.workflow_id for status in active})
+    found = {status.workflow_id: status for status in client.list_workflows(workflow_ids=refs, load_output=False)}
+    gone = sorted(ref for ref in refs if ref not in found or found[ref].status not in ACTIVE)
     for ref in gone:
-        shutil.rmtree(JobFolder(store.home, ref).text.parent, ignore_errors=True)
+        folder, status = JobFolder(store.home, ref), found.get(ref)
+        if status is not None and status.status == "CANCELLED":
+            folder.free()
+            if is_unsettled(folder) and status.input is not None:
+                settle(JobSpec.from_dict(status.input["args"][0]), folder)
+                continue
+        shutil.rmtree(folder.text.parent, ignore_errors=True)
         store.tokens.delete(ref)
     return len(gone)

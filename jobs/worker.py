@@ -3,7 +3,8 @@
     cli.py worker [--slot N]
 
 A stop (SIGTERM, SIGINT) kills the running stage, which runs again at the next start; so does kill -9, whose
-children end with their worker. A job of a worker that does not come back is taken over by any other one.
+children end with their worker. A job of a worker that does not come back is taken over by any other one. While the
+database is away the running stage goes on, and the worker with it when the database is back.
 """
 
 import logging
@@ -12,20 +13,24 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 
-from dbos import DBOS, DBOSClient
+from dbos import DBOS
+from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.child import COMMAND
 from jobs.store import QUEUE, ExecutorLock, Store, executor_id
+from jobs.takeover import LockLost, TakeOver, reason_of
 from jobs.turns import take_turns
-from jobs.upkeep import clean_expired, executors, stranded, sweep_tokens
+from jobs.upkeep import clean_expired, stranded, sweep_tokens
 from jobs.workflow import Runner
 from merging.device import pick_device
 from merging.errors import InputError
 from settings import Settings
 
-REAP_EVERY = 15.0  # seconds between two looks for jobs of dead workers
+REAP_EVERY = 5.0  # seconds between two looks for jobs of dead workers: they are taken over at the second
+KEEP_EVERY = 0.3  # of that, between two looks at our own lock
 CLEAN_EVERY = 3600.0  # seconds between two deletions of expired jobs
 LOCK_PATIENCE = 3.0  # seconds: a reaper may hold the lock of a worker that comes back
 
@@ -68,13 +73,18 @@ def run_worker(
         polling_interval_sec=polling,
         on_conflict="always_update",
     )
-    threading.Thread(target=_upkeep, args=(settings, store, executor, reap_every), daemon=True).start()
+    takeover = TakeOver(store, store.client(), executor, lock)
+    _again_and_again(reap_every, _upkeep(settings, store, runner, takeover))
+    _again_and_again(reap_every * KEEP_EVERY, lambda: _keep_lock(takeover, runner))
     log.info("worker %s waits for jobs", executor)
     stop.wait()
+    _end(runner, 0)
+
+
+def _end(runner: Runner, status: int) -> NoReturn:
+    """End this process and the children, and nothing else: what DBOS would do takes long while its database is away."""
     runner.stop()
-    DBOS.destroy()
-    lock.release()
-    os._exit(0)
+    os._exit(status)
 
 
 def _lock(store: Store, executor: str) -> ExecutorLock:
@@ -90,33 +100,50 @@ def _lock(store: Store, executor: str) -> ExecutorLock:
     return lock
 
 
-def _upkeep(settings: Settings, store: Store, executor: str, every: float) -> None:
+def _again_and_again(every: float, work: Callable[[], None]) -> None:
+    """Do this every so many seconds in a thread of its own, also after it went wrong."""
+
+    def run() -> None:
+        away = False
+        while True:
+            time.sleep(every)
+            try:
+                work()
+                away = False
+            except SQLAlchemyError as error:
+                if not away:
+                    log.warning("the job database does not answer: %s", reason_of(error))
+                away = True
+            except Exception:
+                log.warning("upkeep failed, trying again", exc_info=True)
+
+    threading.Thread(target=run, daemon=True).start()
+
+
+def _upkeep(settings: Settings, store: Store, runner: Runner, takeover: TakeOver) -> Callable[[], None]:
     """Take over the jobs of dead workers, delete leftover tokens and expired jobs, name jobs nobody can run."""
     client = store.client()
     cleaned = 0.0
     known: set[str] = set()
-    while True:
-        time.sleep(every)
-        try:
-            reap(store, client, executor)
-            sweep_tokens(store, client)
-            for id in set(stranded(client)) - known:
-                known.add(id)
-                log.warning("no worker of this version can run job %s", id)
-            if time.monotonic() - cleaned > CLEAN_EVERY or not cleaned:
-                clean_expired(store, client, settings.keep_days)
-                cleaned = time.monotonic()
-        except Exception:  # the database may be away for a while
-            log.warning("upkeep failed, trying again", exc_info=True)
+
+    def work() -> None:
+        nonlocal cleaned
+        takeover.look()
+        sweep_tokens(store, client, runner.settle)
+        for id in set(stranded(client)) - known:
+            known.add(id)
+            log.warning("no worker of this version can run job %s", id)
+        if time.monotonic() - cleaned > CLEAN_EVERY or not cleaned:
+            clean_expired(store, client, settings.keep_days)
+            cleaned = time.monotonic()
+
+    return work
 
 
-def reap(store: Store, client: DBOSClient, executor: str) -> None:
-    """Return the running jobs of every other executor to the queue whose lock nobody holds."""
-    for other in executors(client) - {executor}:
-        lock = store.executor_lock(other)
-        if lock.acquire():
-            try:
-                DBOS._recover_pending_workflows([other])
-                log.warning("took over the jobs of %s", other)
-            finally:
-                lock.release()
+def _keep_lock(takeover: TakeOver, runner: Runner) -> None:
+    """Our lock again after the database was away; the end where another process has it."""
+    try:
+        takeover.keep_lock()
+    except LockLost:
+        log.error("another process has the lock of this worker: it ends")
+        _end(runner, 1)

@@ -1,4 +1,4 @@
-"""The durable part: one workflow, one step a stage, each step a child process that is watched.
+"""The durable part: one workflow, one step a stage, each step done by the job's child process, which is watched.
 
 A step runs at least once: what it does must be repeatable. It ends early when the job is cancelled (the child's
 process group is killed), and not at all when the worker is stopped: then it simply runs again at the next start.
@@ -12,13 +12,16 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from dbos import DBOS, DBOSClient
 from dbos._error import DBOSAwaitedWorkflowCancelledError
+from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.child import COMMAND, StageProcess, child_environment, scrub
+from jobs import settle
+from jobs.child import COMMAND, JobProcess, child_environment, scrub
 from jobs.job import JobFailed, JobFolder, JobSpec, read_json, write_atomically
+from jobs.limits import disk_full, shortage
 from jobs.outline import outline_of
 from jobs.store import WORKFLOW, Store
 from merging.errors import Problem
@@ -28,10 +31,13 @@ from settings import Settings, parse_size
 POLL = 0.25  # seconds between two looks at the child
 CANCEL_EVERY = 0.5  # seconds between two looks whether the job is still ours
 EVENT_EVERY = 0.5  # seconds between two progress events at least
+AWAY_EVERY = 1.0  # seconds between two questions to a database that does not answer
+SETTLE_SECONDS = 60.0  # that a look at what a cancelled job has left may take
 LOG_EVERY = LINE_EVERY  # seconds between two lines of a job's log about its progress at least
 STARTS_LIMIT = 3  # a stage that ended its worker so often is not started again
 ENGINE_LIMIT = 100  # starts of one job that DBOS allows, whatever the reason
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +46,7 @@ class Disowned(Exception):
 
 
 class Runner:
-    """Runs the stages of jobs in this worker. `command` starts a stage's child process."""
+    """Runs the stages of jobs in this worker. `command` starts a job's child process."""
 
     def __init__(self, settings: Settings, store: Store, executor: str, command: Sequence[str] = COMMAND) -> None:
         self._settings = settings
@@ -48,16 +54,18 @@ class Runner:
         self._executor = executor
         self._command = tuple(command)
         self._client: DBOSClient = store.client()
-        self._running: dict[str, StageProcess] = {}
+        self._running: dict[tuple[str, int], JobProcess] = {}  # id of a job and of the thread that runs it -> child
         self._lock = threading.Lock()
         self._stopping = threading.Event()
+        self._reserve = parse_size(settings.disk_reserve)
+        self._making_room = threading.Lock()
 
     def register(self) -> Callable[..., Any]:
         """Give DBOS the workflow, and its log our filter. Call once, before launch."""
         logging.getLogger("dbos").addFilter(in_one_line)
 
         def merge_job(spec: dict[str, Any]) -> dict[str, Any]:
-            return self._run(JobSpec(**spec))
+            return self._run(JobSpec.from_dict(spec))
 
         workflow: Callable[..., Any] = DBOS.workflow(name=WORKFLOW, max_recovery_attempts=ENGINE_LIMIT)(merge_job)
         return workflow
@@ -67,8 +75,8 @@ class Runner:
         with self._lock:
             self._stopping.set()
             running = dict(self._running)
-        for id, process in running.items():
-            process.kill()
+        for (id, _), process in running.items():
+            process.end()
             JobFolder(self._store.home, id).starts.unlink(missing_ok=True)
 
     def _run(self, spec: JobSpec) -> dict[str, Any]:
@@ -76,7 +84,7 @@ class Runner:
         folder = JobFolder(self._store.home, spec.token_ref)
         try:
             result: dict[str, Any] = {}
-            for stage in outline_of(spec.recipe_yaml).stages:
+            for stage in _stages(spec):
                 needless = stage == "calibrate" and result.get("missing_statistics") == 0
                 result |= DBOS.run_step({"name": stage}, dict if needless else partial(self._step, stage, spec, folder))
             return result
@@ -84,9 +92,18 @@ class Runner:
             self._release(spec, folder, keep_output=failure.kept)
             raise
         except BaseException:
-            if self._state(spec.token_ref)[0] == "CANCELLED":
+            if self._patiently(lambda: self._state(spec.token_ref))[0] == "CANCELLED":
                 self._release(spec, folder)
             raise
+        finally:
+            self._end(spec.token_ref)
+
+    def _end(self, id: str) -> None:
+        """The job needs the child of this thread no more."""
+        with self._lock:
+            process = self._running.pop((id, threading.get_ident()), None)
+        if process is not None:
+            process.end()
 
     def _step(self, stage: str, spec: JobSpec, folder: JobFolder) -> dict[str, Any]:
         """One stage, with everything that may go wrong put into one sentence without secrets."""
@@ -94,11 +111,18 @@ class Runner:
         began = time.time()
         folder.append_log(stage, f"{stage} started on {self._executor}")
         try:
+            self._raise_if_short(stage, folder)
             self._count_start(stage, folder)
-            result = self._clean(spec, folder) if stage == "clean" else self._watch(stage, spec, folder)
+            if stage == "clean":
+                result = self._clean(spec, folder)
+            else:
+                self._begin_again(stage, spec, folder)
+                result = self._watch(stage, spec, folder)
         except Disowned:
             raise
         except JobFailed as failure:
+            if disk_full(self._store.home, self._reserve):
+                folder.free(keep_output=failure.kept)
             folder.starts.unlink(missing_ok=True)
             folder.append_log(stage, str(failure), "error")
             raise
@@ -115,25 +139,38 @@ class Runner:
         folder.append_log(stage, f"{stage} done in {time.time() - began:.1f} s")
         return result
 
+    def _begin_again(self, stage: str, spec: JobSpec, folder: JobFolder) -> None:
+        """Do the earlier stages once more where their files are gone: on another machine, or on a new disk."""
+        stages = _stages(spec)
+        if folder.pinned.exists() or stage == stages[0]:
+            return
+        folder.append_log(stage, "the files of this job are not here: what was done before is done again")
+        for earlier in stages[: stages.index(stage)]:
+            self._watch(earlier, spec, folder)
+
     def _watch(self, stage: str, spec: JobSpec, folder: JobFolder) -> dict[str, Any]:
-        """Run the stage's child to its end, publishing progress, obeying cancel and stop."""
-        token = self._store.tokens.get(spec.token_ref)
+        """Run the stage in the job's child to its end, publishing progress, obeying cancel and stop."""
+        token = self._patiently(lambda: self._store.tokens.get(spec.token_ref))
         if token is None:
             problem = Problem("The sign-in of this job is gone", "its token was deleted", "Sign in and try again")
             raise JobFailed(problem, stage, stage == "publish")
-        process = self._start(stage, spec, folder, token)
+        if stage == "publish":
+            folder.publishing.touch()
+        process = self._begin(stage, spec, folder, token)
         try:
             status = self._wait(process, stage, folder)
-        finally:
-            with self._lock:
-                self._running.pop(spec.token_ref, None)
-            process.kill()
+        except BaseException:
+            self._end(spec.token_ref)
+            raise
         self._hold_if_stopping()
-        if status == 0 and process.answers.error is None:
+        if process.answers.result is not None:
             return process.answers.result
+        if self._running.get((folder.id, threading.get_ident())) is not process:
+            raise Disowned(folder.id)  # it was taken from us and came back: the later start has it
         raise _failure(stage, status, process.answers.error)
 
-    def _start(self, stage: str, spec: JobSpec, folder: JobFolder, token: str) -> StageProcess:
+    def _begin(self, stage: str, spec: JobSpec, folder: JobFolder, token: str) -> JobProcess:
+        """Have the job's child begin the stage; a new child where there is none."""
         request = {
             "token": token,
             "endpoint": spec.endpoint,
@@ -145,22 +182,29 @@ class Runner:
             "device": self._settings.device,
             "threads": self._settings.threads,
             "memory": parse_size(self._settings.memory),
+            "reserve": self._reserve,
             "public_url": self._settings.public_url,
         }
         shutil.rmtree(folder.cache, ignore_errors=True)
         with self._lock:
             self._hold_if_stopping()
-            process = StageProcess(
-                self._command,
-                [stage, str(folder.path)],
-                request,
-                child_environment(folder.cache, spec.endpoint, os.environ),
-                lambda level, message: folder.append_log(stage, message, level),
-            )
-            self._running[spec.token_ref] = process
+            mine = (spec.token_ref, threading.get_ident())
+            for other in [one for one in self._running if one[0] == spec.token_ref and one != mine]:
+                self._running.pop(other).end()
+            process = self._running.get(mine)
+            if process is None or not process.alive:
+                environment = child_environment(folder.cache, spec.endpoint, os.environ)
+                process = JobProcess(
+                    self._command,
+                    folder.path,
+                    environment,
+                    lambda stage, level, message: folder.append_log(stage, message, level),
+                )
+                self._running[mine] = process
+        process.begin(stage, request)
         return process
 
-    def _wait(self, process: StageProcess, stage: str, folder: JobFolder) -> int:
+    def _wait(self, process: JobProcess, stage: str, folder: JobFolder) -> int:
         """The child's exit status. Raises JobFailed when the job is no longer to run here."""
         started, told, looked = time.time(), 0.0, time.monotonic()
         pace, lines = Pace(), Lines(LOG_EVERY)
@@ -181,12 +225,29 @@ class Runner:
                 if status == 0 and (summary := pace.summary()):
                     folder.append_log(stage, summary)
                 return status
+            self._raise_if_short(stage, folder)
             if now - looked >= CANCEL_EVERY:
                 looked = now
-                state, owner = self._state(folder.id)
+                try:
+                    state, owner = self._state(folder.id)
+                except SQLAlchemyError:
+                    continue  # the database is away: the work goes on
                 if state != "PENDING" or owner != self._executor:
-                    process.kill()
                     raise Disowned(folder.id) if state != "CANCELLED" else JobFailed(Problem("The job was cancelled"))
+
+    def _raise_if_short(self, stage: str, folder: JobFolder) -> None:
+        """End a job that leaves too little disk or memory to the service, one at a time: then there may be enough.
+
+        Its files go before its end is recorded, for the job store is on that disk. Publishing takes neither.
+        """
+        if stage == "publish":
+            return
+        with self._making_room:
+            problem = shortage(self._store.home, self._reserve)
+            if problem is not None:
+                self._end(folder.id)
+                folder.free()
+                raise JobFailed(problem, stage)
 
     def _state(self, id: str) -> tuple[str, str | None]:
         """Status and executor of a job as the database has them now."""
@@ -201,7 +262,23 @@ class Runner:
 
     def _release(self, spec: JobSpec, folder: JobFolder, *, keep_output: bool = False) -> None:
         folder.free(keep_output=keep_output)
-        self._store.tokens.delete(spec.token_ref)
+        if not keep_output and settle.is_unsettled(folder):
+            self.settle(spec, folder)
+        else:
+            self._patiently(lambda: self._store.tokens.delete(spec.token_ref))
+
+    def settle(self, spec: JobSpec, folder: JobFolder) -> None:
+        """Look at what a cancelled job has left on the Hub; its token goes when that is known, or cannot be known."""
+        token = self._patiently(lambda: self._store.tokens.get(spec.token_ref))
+        if token is None or settle.is_hopeless(folder):
+            settle.give_up(folder)
+        else:
+            self._begin("settle", spec, folder, token).wait(SETTLE_SECONDS)
+            self._end(spec.token_ref)
+            self._hold_if_stopping()
+        if not settle.is_unsettled(folder):
+            folder.free()
+            self._patiently(lambda: self._store.tokens.delete(spec.token_ref))
 
     def _count_start(self, stage: str, folder: JobFolder) -> None:
         """Refuse a stage that took its worker down with it again and again."""
@@ -216,10 +293,24 @@ class Runner:
             raise JobFailed(problem, stage, stage == "publish")
         write_atomically(folder.starts, f'{{"stage": "{stage}", "count": {count + 1}}}')
 
+    def _patiently(self, ask: Callable[[], T]) -> T:
+        """The answer of the database, however long it is away."""
+        while True:
+            try:
+                return ask()
+            except SQLAlchemyError:
+                self._hold_if_stopping()
+                time.sleep(AWAY_EVERY)
+
     def _hold_if_stopping(self) -> None:
         """While the worker stops, a step must neither return nor raise: either would be recorded."""
         if self._stopping.is_set():
             _hold()
+
+
+def _stages(spec: JobSpec) -> tuple[str, ...]:
+    """A job's stages as they were when it was queued; one of an earlier version did not note them."""
+    return tuple(spec.stages) or outline_of(spec.recipe_yaml).stages
 
 
 def in_one_line(record: logging.LogRecord) -> bool:

@@ -28,6 +28,8 @@ def stage(name: str) -> Stage:
             trace.write(f"{name}\n")
         print(f"prose of {name} with {request['token']}")
         steps = recipe["seed"] if name == "merge" else 1
+        if name == "pin":
+            job_folder(path).pinned.write_text(request["recipe_yaml"])
         if name == "merge":
             (path / "output").mkdir(exist_ok=True)
             helper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -25,19 +25,23 @@ def main() -> None:
     while line := sys.stdin.readline():
         order = json.loads(line)
         theirs, ours = os.pipe()
+        lifeline, held = os.pipe()
         me, child = os.getpid(), os.fork()
         if child == 0:
             os.close(ours)
+            os.close(held)
             os.setsid()
             os.dup2(theirs, 0)
             sys.stdin = os.fdopen(0)
             os.dup2(2, 1)  # its answers
-            stage.main([order["stage"], order["folder"], str(me)], TABLE)
+            stage.main([order["folder"], str(me), str(lifeline)], TABLE)
         os.close(theirs)
-        os.write(ours, json.dumps(order["request"]).encode() + b"\n")
+        os.close(lifeline)
+        os.write(ours, json.dumps({"stage": order["stage"], **order["request"]}).encode() + b"\n")
+        os.close(ours)
         print(child, flush=True)
         _, status = os.waitpid(child, 0)
-        os.close(ours)
+        os.close(held)
         print(os.waitstatus_to_exitcode(status), flush=True)
 
 

@@ -185,7 +185,7 @@ def test_a_text_of_a_job_that_never_was_is_swept(scene: Scene) -> None:
     left.write_text([SECRET])
     queue(scene.service, "m2")
     kept.write_text([SECRET])
-    assert sweep_tokens(store, scene.service._client, older_than=0.0) == 1
+    assert sweep_tokens(store, scene.service._client, lambda *_: None, older_than=0.0) == 1
     assert (left.text.exists(), kept.text.exists()) == (False, True)
 
 
