@@ -1,7 +1,7 @@
 """How a merge grows: with threads, and with the size of its models: `python -m benchmarks.scaling`.
 
-TIES of two models on their base and RegMean of three (layers of 1024 inputs) on one thread and on two, and an average of
-two models of half a gigabyte and of four, in time per byte. Files lie in memory where there is room. Least of `--runs`.
+TIES of two models on their base and RegMean of three (layers of 1024 inputs) on one thread and on two, and an average
+of two models of half a gigabyte and of four, in time per byte. Files lie in memory where there is room.
 """
 
 import argparse
@@ -27,9 +27,10 @@ def merged(method: str, folders: list[Path], out: Path, threads: int, grams: lis
     needs_base = method in ("ties", "task_arithmetic", "dare_ties", "slerp")
     base = parents.pop() if needs_base else None
     files = [{"gram": Statistics(path)} for path in grams or ()]
-    parents = [
-        replace(parent, statistics={"gram": file["gram"].fact}) for parent, file in zip(parents, files)
-    ] or parents
+    if files:
+        parents = [
+            replace(parent, statistics={"gram": file["gram"].fact}) for parent, file in zip(parents, files, strict=True)
+        ]
     wish: dict[str, Any] = {"merge_method": method, "models": [{"model": parent.model} for parent in parents]}
     recipe = recipe_from_dict(wish | ({"base_model": base.model} if base else {}))
     plan = make_plan(recipe, parents, base).raise_if_impossible()
