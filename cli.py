@@ -307,6 +307,40 @@ def push(
 
 
 @command
+def verify(
+    repo_id: Annotated[str, typer.Argument(help="owner/name[@revision] of a merge that was published.")],
+    folder: Annotated[
+        Path | None, typer.Option(help="Where it is merged again, on a disk with room for it; removed at the end.")
+    ] = None,
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="0 is one per core.")] = 0,
+    memory: Annotated[str, typer.Option(help="Memory budget, such as 4GB.")] = "2GB",
+    progress: ShowProgress = "auto",
+    json_: Json = False,
+) -> None:
+    """Merge a published merge again from its recorded revisions, and compare. Exit 1 when it is different."""
+    from hub.client import hub_of_this_machine
+    from jobs.verify_stages import verify_here
+
+    work = verify_here(
+        hub_of_this_machine(),
+        repo_id,
+        folder,
+        tell=lambda found: say(f"Verifying {found.wish.verify}: {found.words}"),
+        device=device,
+        threads=threads,
+        memory=parse_size(memory),
+    )
+    found = follow(work, progress)
+    if json_:
+        print(json.dumps(found.as_dict()))
+    else:
+        print(found.title, *found.sentences, sep="\n")
+    if found.verdict == "different":
+        raise typer.Exit(1)
+
+
+@command
 def submit(
     recipe: RecipeFile,
     wait: Annotated[bool, typer.Option(help="End when the job has ended.")] = False,

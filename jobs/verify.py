@@ -27,6 +27,11 @@ class VerifyPlan:
     disk_bytes: int  # at most at a time
 
     @property
+    def moved(self) -> int:
+        """Bytes that are fetched and written at most."""
+        return self.plan.download_bytes + self.plan.output_bytes + self.published
+
+    @property
     def words(self) -> str:
         """`downloads 273 MB and at most 91 MB of published weights, needs at most 375 MB of disk at a time`."""
         fetched = f"downloads {size(self.plan.download_bytes)} and at most {size(self.published)} of published weights"
