@@ -1,6 +1,5 @@
 """A model that was merged here, read back from its repo: the recipe, the heads, the licence."""
 
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from hub.client import Hub
 from hub.how_to_load import Loadable, loadable_from
 from hub.repository import CONFIG_LIMIT, THREADS, RemoteRepo, open_repo, read_small
 from merging.errors import InputError
+from merging.json_text import plain_json
 from merging.modules import SENTENCE_FILES
 from merging.recipe import Recipe, recipe_from_yaml, valid_repo_id
 from merging.yaml_text import YAML_LIMIT
@@ -77,8 +77,8 @@ def _model(hub: Hub, repo: RemoteRepo, folder: str) -> Loadable:
     def data(name: str) -> Any:
         path = f"{folder}/{name}" if folder else name
         try:
-            return json.loads(read_small(hub, repo, path, CONFIG_LIMIT)) if path in repo.files else None
-        except (ValueError, RecursionError):
+            return plain_json(read_small(hub, repo, path, CONFIG_LIMIT)) if path in repo.files else None
+        except ValueError:
             return None
 
     config, modules = data("config.json"), data(SENTENCE_FILES[0])

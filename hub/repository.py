@@ -1,6 +1,5 @@
 """One model repo at one commit, as its reader sees it: files, sizes, hashes, headers. Never a weight byte."""
 
-import json
 import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from merging.header import (
     parse_header,
     parse_index,
 )
+from merging.json_text import plain_json
 from merging.modules import (
     MODULES_FILE,
     SIDE_LIMIT,
@@ -119,8 +119,8 @@ def read_config(hub: Hub, repo: RemoteRepo, where: str = "") -> dict[str, Any]:
     if "config.json" not in repo.files:
         raise InputError(f"{repo.repo_id} has no config.json", "it says what the tensors are", "Pick another", where)
     try:
-        config = json.loads(read_small(hub, repo, "config.json", CONFIG_LIMIT, where))
-    except (ValueError, RecursionError):
+        config = plain_json(read_small(hub, repo, "config.json", CONFIG_LIMIT, where))
+    except ValueError:
         config = None
     if not isinstance(config, dict):
         raise InputError(f"{repo.repo_id} has a broken config.json", "it is not a JSON object", "Mend it", where)

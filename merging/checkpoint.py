@@ -6,6 +6,7 @@ A header is untrusted input: see `merging.header`.
 import hashlib
 import json
 import os
+import re
 import struct
 import threading
 import weakref
@@ -27,6 +28,7 @@ from merging.header import (
     parse_header,
     parse_index,
 )
+from merging.json_text import plain_json
 from merging.modules import MODULES_FILE, Module, module_weights, modules_of, parse_side, side_names
 from merging.parent import Parent
 from merging.tensors import CODES, Header, TensorSpec
@@ -45,6 +47,7 @@ TOKENIZER_FILES = (
     "target.spm",
     "tekken.json",
 )
+LABEL_INDEX = re.compile(r"[0-9]{1,9}")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 
 
@@ -254,7 +257,7 @@ def open_parent(
     if not folder.is_dir():
         raise InputError(f"{model} is not a folder", "nothing is there", "Check the path")
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = plain_json((folder / "config.json").read_text())
     except (OSError, ValueError):
         raise InputError(f"{model} has no readable config.json", "it says what the tensors are", "Add it") from None
     config = checked_config(config, model)
@@ -329,7 +332,7 @@ def checked_config(data: Any, model: str) -> dict[str, Any]:
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise wrong("architectures", "is not a list of class names")
     labels = data.get("id2label")
-    if labels is not None and not (isinstance(labels, dict) and all(str(key).isdecimal() for key in labels)):
+    if labels is not None and not (isinstance(labels, dict) and all(LABEL_INDEX.fullmatch(str(key)) for key in labels)):
         raise wrong("id2label", "is not a table from 0, 1, ... to names")
     return data
 

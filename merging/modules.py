@@ -4,13 +4,13 @@
 be code of a stranger, and is refused.
 """
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from merging.errors import InputError
+from merging.json_text import plain_json
 
 MODULES_FILE = "modules.json"
 SENTENCE_FILES = (
@@ -129,10 +129,10 @@ def parse_side(name: str, raw: bytes, model: str) -> Any:
     try:
         if name.endswith(".jinja"):
             return raw.decode()
-        data = json.loads(raw)
+        data = plain_json(raw)
         if not isinstance(data, list if name == MODULES_FILE else dict):
             raise ValueError
-    except (ValueError, RecursionError):
+    except ValueError:
         why = "it is not text" if name.endswith(".jinja") else "it is not JSON of the right form"
         raise InputError(f"{model} has a broken {name}", why, "Save the model again") from None
     return data

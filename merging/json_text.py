@@ -1,0 +1,25 @@
+"""JSON of strangers: nothing in it is nested so deeply that whoever walks it later falls over."""
+
+import json
+from typing import Any
+
+DEPTH_LIMIT = 60  # lists and tables inside each other
+
+
+def plain_json(raw: bytes | str) -> Any:
+    """The data in a JSON text. Raises ValueError for anything else, and for what is nested beyond the limit."""
+    try:
+        data = json.loads(raw)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    level = [data]
+    for _ in range(DEPTH_LIMIT):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+        if not level:
+            return data
+    raise ValueError("it is nested too deeply")
