@@ -235,7 +235,12 @@ class MergeMethod:
         """
         named = bound.get("weight") or (1.0,) * models
         weights = tuple(weight.mean if isinstance(weight, ByLayer) else weight for weight in named)
-        return normalised(weights) if bound.get("normalize", True) else weights
+        return normalised(weights, may_cancel=self._may_cancel) if bound.get("normalize", True) else weights
+
+    @property
+    def _may_cancel(self) -> bool:
+        """True where weights may sum to zero: they are factors on changes, and a change may be taken away."""
+        return "base" in self.needs
 
     def values_for(self, bound: Mapping[str, Any], name: str, depth: float) -> dict[str, Any]:
         """The keyword arguments of `function` for the tensor of that name at its depth, see `layers.depths`."""
@@ -251,7 +256,7 @@ class MergeMethod:
     def _check_weights(self, bound: Mapping[str, Any]) -> None:
         weights = bound.get("weight")
         if weights and bound.get("normalize", True) and not any(isinstance(weight, ByLayer) for weight in weights):
-            normalised(weights)
+            normalised(weights, may_cancel=self._may_cancel)
 
 
 METHODS: dict[str, MergeMethod] = {}
@@ -354,9 +359,11 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
     return f'Did you mean "{near[0]}"?' if near else ""
 
 
-def normalised(weights: Sequence[float]) -> tuple[float, ...]:
-    """The weights divided by their sum. Raises InputError when that is zero."""
+def normalised(weights: Sequence[float], *, may_cancel: bool = False) -> tuple[float, ...]:
+    """The weights divided by their sum. When that is zero: as they are if they `may_cancel`, else an InputError."""
     total = math.fsum(weights)
+    if may_cancel and abs(total) < 1e-8:
+        return tuple(weights)
     if abs(total) < 1e-12:
         raise InputError(
             "The weights sum to zero",

@@ -29,13 +29,13 @@ def task_arithmetic(
     """What each model learnt since the base, times its weight, added to the base.
 
     W = W₀ + λ Σ wᵢ τᵢ with τᵢ = Wᵢ − W₀ (Ilharco et al., section 2); with `normalize` divided by Σ wᵢ, which at λ = 1
-    is the average. A negative weight takes away what the model learnt. The paper finds λ from 0.3 to 0.4 good for
+    is the average (weights that cancel out divide nothing). A negative weight takes away what the model learnt. The paper finds λ from 0.3 to 0.4 good for
     several models: 1 is too much unless the weights say less.
     """
     assert group.base is not None, "task_arithmetic needs the base"
     weights = one_each(group, weight)
     merged, (part,) = group.empty(), scratch(group, 1)
     flat = merged.view(-1).zero_()
-    for model, factor in enumerate(normalised(weights) if normalize else weights):
+    for model, factor in enumerate(normalised(weights, may_cancel=True) if normalize else weights):
         flat.add_(delta(group, model, part), alpha=factor)
     return torch.add(group.base, merged, alpha=lambda_, out=merged)

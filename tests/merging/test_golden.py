@@ -196,6 +196,8 @@ def test_task_arithmetic_equals_the_definition() -> None:
     close(task_arithmetic(CHANGED, weight=(0.8, 0.8, 0.8), lambda_=0.5), [1.24, 0.8, 0.74, 1.56, 0.96])
     close(task_arithmetic(CHANGED, normalize=True), average(CHANGED).tolist())
     close(task_arithmetic(CHANGED, weight=(-1.0, 0.0, 0.0)), [0.5, 1.2, 0.9, 0.1, 1.0])
+    opposed = task_arithmetic(CHANGED, weight=(1.0, -1.0, 0.0), normalize=True)  # nothing to divide by
+    close(opposed, task_arithmetic(CHANGED, weight=(1.0, -1.0, 0.0)).tolist())
 
 
 def test_dare_without_dropping_is_the_election_alone() -> None:

@@ -280,3 +280,11 @@ def test_an_empty_base_is_none() -> None:
     """`base_model:` with nothing behind it."""
     assert based("a/b", base="").base_model is None
     assert based("a/b", base=None).base is None
+
+
+@pytest.mark.parametrize("method", ["task_arithmetic", "ties", "dare_ties"])
+def test_what_a_model_learnt_may_be_taken_away(method: str) -> None:
+    """Weights of changes to a base may sum to zero; then they are the shares as they are."""
+    models = [{"model": f"a/m{weight}", "parameters": {"weight": weight}} for weight in (1, -1)]
+    wish = {"merge_method": method, "base_model": "a/b", "models": models, "parameters": {"normalize": True}}
+    assert recipe_from_dict(wish).effective_weights == (1, -1)
