@@ -53,6 +53,7 @@ class Fault:
     status: int | None = None  # answer this instead
     done: bool = False  # what was asked is done all the same before `status` is answered
     message: str = "A fault was switched on"
+    answer: dict[str, Any] | None = None  # the body of that answer, in place of the message
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0  # seconds before anything else
     hold: float = 0.0  # seconds between doing what was asked and answering
@@ -198,4 +199,4 @@ def _label(scope: Scope) -> str:
 
 def _refusal(fault: Fault) -> JSONResponse:
     headers = {"X-Error-Message": fault.message, **fault.headers}
-    return JSONResponse({"error": fault.message}, fault.status or 500, headers)
+    return JSONResponse(fault.answer or {"error": fault.message}, fault.status or 500, headers)

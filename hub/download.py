@@ -14,7 +14,8 @@ from typing import Any
 import httpx2
 from huggingface_hub import constants
 
-from hub.client import Hub, HubUnavailable, explained, safe_path
+from hub.client import Hub, explained, safe_path
+from hub.digests import damaged, digest_of
 from hub.patience import Interrupted, Trial, interrupt
 from hub.repository import open_repo
 from hub.statistics import REFERENCE
@@ -77,8 +78,8 @@ class _Meter:
 def fetch(hub: Hub, parent: Parent, files: Sequence[str], folder: Path) -> Generator[Progress, None, None]:
     """Download `files` of a pinned parent into `folder`; what is there and right already is kept.
 
-    Asks for access again with this token first. Sizes come from `parent.files`, hashes from `parent.weights`;
-    a file that arrives wrong twice is a HubUnavailable. Closing the generator stops it, and the next call goes on.
+    Asks for access again with this token first. Sizes and digests are those of `facts_of`; a file that arrives wrong
+    twice is a HubUnavailable. Closing the generator stops it, and the next call goes on.
     """
     yield from _download(
         hub,
@@ -90,8 +91,8 @@ def fetch(hub: Hub, parent: Parent, files: Sequence[str], folder: Path) -> Gener
 
 
 def facts_of(parent: Parent, name: str) -> tuple[int, str]:
-    """Size in bytes (-1 where it is not known) and SHA-256 ("" where it is not) of a file as the Hub lists them."""
-    return parent.files.get(name, -1), parent.weights.get(name, "")
+    """Size in bytes (-1 where it is not known) and digest ("" where it is not) of a file as the Hub lists them."""
+    return parent.files.get(name, -1), parent.weights.get(name) or parent.digests.get(name, "")
 
 
 def fetch_statistics(hub: Hub, fact: StatisticsFact, path: Path) -> Generator[Progress, None, None]:
@@ -187,8 +188,8 @@ def finished(futures: Iterable[Future[None]]) -> Iterator[None]:
 
 def _one(hub: Hub, repo_id: str, revision: str, name: str, facts: tuple[int, str], folder: Path, meter: _Meter) -> None:
     """One file. What breaks off is taken up by the client, and tried anew while there is patience; damage once more."""
-    trial, damaged = Trial(), 0
-    while damaged < 2:
+    trial, wrong = Trial(), 0
+    while wrong < 2:
         try:
             with explained(hub, repo_id, revision=revision):
                 try:
@@ -198,7 +199,7 @@ def _one(hub: Hub, repo_id: str, revision: str, name: str, facts: tuple[int, str
                         revision=revision,
                         local_dir=folder,
                         cache_dir=folder / REST / "hub",
-                        force_download=damaged > 0,
+                        force_download=wrong > 0,
                         tqdm_class=meter.bar(),
                     )
                 except (httpx2.RemoteProtocolError, httpx2.TimeoutException) as error:
@@ -212,26 +213,27 @@ def _one(hub: Hub, repo_id: str, revision: str, name: str, facts: tuple[int, str
         if is_right(folder / name, facts):
             return
         (folder / name).unlink(missing_ok=True)
-        damaged += 1
-    raise HubUnavailable(f"{repo_id}: {name} arrived damaged twice", "its size or SHA-256 is wrong", "Try again later")
+        wrong += 1
+    raise damaged(repo_id, name)
 
 
 def is_right(path: Path, facts: tuple[int, str]) -> bool:
-    """Whether a file is there with the size and, where it is known, the SHA-256 that the Hub lists.
+    """Whether a file is there with the size and, where it is known, the digest that the Hub lists.
 
     A file that was right is dated by its hash: as long as nobody writes to it, it is not hashed again.
     """
-    size, sha256 = facts
+    size, digest = facts
     if not path.is_file() or path.is_symlink() or (size >= 0 and path.stat().st_size != size):
         return False
-    if not sha256:
+    if not digest:
         return True
-    seal = int(sha256[:7], 16) * 10**9  # ns since 1970: before the year 1979
+    seal = int(digest[:7], 16) * 10**9  # ns since 1970: before the year 1979
     try:
         if path.stat().st_mtime_ns == seal:
             return True
-        if sha256_of(path) != sha256:
-            return False
+        with path.open("rb") as file:
+            if digest_of(file, path.stat().st_size, digest) != digest:
+                return False
         os.utime(path, ns=(seal, seal))
         return True
     except OSError as error:

@@ -26,7 +26,6 @@ QUESTIONS = re.compile(
 )  # POSTs that change nothing twice
 CONNECT, READ, ACT = 10.0, 60.0, 180.0  # seconds that a connection, a piece of an answer, and a commit may take
 WINDOW, LEAST = 60.0, 500  # an answer that brings fewer bytes a second for so many seconds is asked for again
-QUIET = 2.0  # seconds: nothing is said of shorter waits
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Patience:
     asked: float = 3.0  # at a time, where the Hub asks to slow down
     first: float = 0.5  # the first pause; each is twice the one before, up to `longest`
     longest: float = 16.0
+    quiet: float = 2.0  # nothing is said of shorter waits
     say: Callable[[str], None] = lambda text: None
 
 
@@ -108,8 +108,8 @@ class Trial:
         global _said_until
         with _wake:
             until = time.monotonic() + pause
-            known = until <= _said_until + 1.0
-            if pause < min(QUIET, self._patience.longest) or known:
+            known = until <= _said_until + self._patience.quiet / 2
+            if pause < self._patience.quiet or known:
                 return
             _said_until = until
         self._patience.say(f"waiting {pause:.0f} s: {reason}")

@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
 from hub.client import Hub, explained, read_bytes, safe_path
+from hub.digests import damaged, digest_of
 from merging.checkpoint import PICKLES, checked_config, missing_shard, no_safetensors
 from merging.errors import InputError
 from merging.header import (
@@ -48,6 +50,11 @@ class RemoteFile:
     size: int
     sha256: str = ""
     blob_id: str = ""
+
+    @property
+    def digest(self) -> str:
+        """What its content is checked by: see `hub.digests`."""
+        return self.sha256 or self.blob_id
 
 
 @dataclass(frozen=True)
@@ -104,14 +111,22 @@ def _base_of(card: ModelCardData | None) -> str:
 
 
 def read_small(hub: Hub, repo: RemoteRepo, name: str, limit: int, where: str = "") -> bytes:
-    """A small file into memory; refused when the listing or the body itself is longer than `limit` bytes."""
+    """A small file into memory; refused when the listing or the body itself is longer than `limit` bytes.
+
+    Raises HubUnavailable for one that arrives damaged twice.
+    """
     size = repo.files[name].size
     if size > limit:
         raise InputError(
             f"{repo.repo_id}: {name} is too large", f"{size:,} bytes, at most {limit:,} are read", "Check it", where
         )
-    with explained(hub, repo.repo_id, where):
-        return read_bytes(hub, repo.repo_id, name, repo.sha, limit=limit)
+    digest = repo.files[name].digest
+    for _ in range(2):
+        with explained(hub, repo.repo_id, where):
+            body = read_bytes(hub, repo.repo_id, name, repo.sha, limit=limit)
+        if not digest or digest_of(BytesIO(body), len(body), digest) == digest:
+            return body
+    raise damaged(repo.repo_id, name)
 
 
 def read_config(hub: Hub, repo: RemoteRepo, where: str = "") -> dict[str, Any]:

@@ -221,6 +221,7 @@ def _see_repo(question: _Question) -> _Seen:
         source=HeaderSource(specs_of(headers, repo.repo_id)),
         files={name: file.size for name, file in repo.files.items()},
         weights={name: repo.files[name].sha256 for name in headers},
+        digests={name: file.digest for name, file in repo.files.items()},
         headers=headers,
         calibration=entry.calibration is not None,
         license=repo.license,

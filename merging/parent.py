@@ -40,6 +40,7 @@ class Parent:
     source: TensorSource
     files: Mapping[str, int] = field(default_factory=dict)  # every file of the repo -> size in bytes
     weights: Mapping[str, str] = field(default_factory=dict)  # weight file -> SHA-256 in hex ("" if unknown)
+    digests: Mapping[str, str] = field(default_factory=dict)  # other file of the Hub -> SHA-256, or git's id of it
     headers: Mapping[str, Header] = field(default_factory=dict)  # weight file -> its header
     stamp: tuple[tuple[str, int, int, int, int], ...] = ()  # of a folder: what changes with its weight files
     vocabulary: str = ""  # fingerprint of token -> id; "" when there is no tokenizer
