@@ -10,8 +10,9 @@ The rows of x are never stored. A file is hostile input: `fact_from_header` and 
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ COUNT_LIMIT = 2**53  # tokens and examples
 NAME_LIMIT = 200_000  # names in one table
 SCALE_LIMIT = 1e12  # of a mean square input: activations of a million
 FISHER_LIMIT = 1e30  # of a mean squared gradient
+CHECKED_AT_ONCE = 1 << 22  # values
+Read = Callable[[int, int], Tensor]  # values [start:stop]
 
 
 @dataclass(frozen=True)
@@ -146,19 +149,19 @@ def fact_from_header(header: Header, *, source: str, sha256: str = "", nbytes: i
 def check_values(path: Path) -> None:
     """Read every value once: finite, no negative diagonal or Fisher value, sane scale, moments as the header says.
 
-    Raises InputError that names the tensor. Memory: one Gram, or one Fisher tensor.
+    Raises InputError that names the tensor. Memory: 16 MB, however large a tensor is.
     """
     statistics = Statistics(path)
     try:
         if statistics.fact.kind == "gram":
             for key in sorted(statistics.specs):
-                trace = _check_gram(path.name, key, statistics.read(key).float(), statistics.fact.keys[key])
+                trace = _check_gram(path.name, key, partial(statistics.read, key), statistics.fact.keys[key])
                 said = statistics.fact.traces.get(key, trace)
                 if abs(said - trace) > 0.01 * trace:
                     raise _bad(path.name, key, f"has a trace of {trace:.6g}", f"its header says {said:.6g}")
         else:
             for name in sorted(statistics.specs):
-                _check_fisher(path.name, name, statistics.read(name), statistics.moments(name))
+                _check_fisher(path.name, name, partial(statistics.read, name), statistics.moments(name))
     finally:
         statistics.close()
 
@@ -328,34 +331,53 @@ def _fisher_tables(header: Header) -> tuple[dict[str, int], dict[str, int]]:
     return {name: spec.numel for name, spec in header.specs.items()}, {name: tokens[name] for name in header.specs}
 
 
-def _check_gram(file: str, key: str, packed: Tensor, n: int) -> float:
-    """The matrix's trace."""
-    if not bool(packed.isfinite().all()):
-        raise _bad(file, key, "has NaN or infinite values", "a Gram matrix is finite")
-    matrix = packed.numpy()
-    starts = torch.arange(n) * n - torch.arange(n) * (torch.arange(n) - 1) // 2  # where each row begins
-    diagonal = packed[starts]
+def _check_gram(file: str, key: str, read: Read, n: int) -> float:
+    """The matrix's trace. `read` gives values [start:stop] of its packed triangle."""
+    rows = torch.arange(n + 1)
+    starts = rows * n - rows * (rows - 1) // 2  # where each row begins
+    diagonal = torch.empty(n)
+    for top, stop, values in _row_blocks(read, starts):
+        if not bool(values.isfinite().all()):
+            raise _bad(file, key, "has NaN or infinite values", "a Gram matrix is finite")
+        diagonal[top:stop] = values[starts[top:stop] - starts[top]]
     if bool((diagonal < 0).any()):
         raise _bad(file, key, "has a negative diagonal", "a mean of squares cannot be below 0")
     if float(diagonal.max()) > SCALE_LIMIT:
         raise _bad(file, key, f"has values up to {float(diagonal.max()):.1e}", "no layer has such inputs")
     root = diagonal.double().sqrt().float().numpy() * 1.005  # Cauchy-Schwarz, with room for the rounding of bfloat16
-    for row, begin in enumerate(starts.tolist()):
-        if bool((abs(matrix[begin : begin + n - row]) > root[row] * root[row:] + 1e-30).any()):
-            raise _bad(file, key, "is not a Gram matrix", "an entry is larger than its diagonal allows")
+    for top, stop, values in _row_blocks(read, starts):
+        matrix, begins = values.numpy(), (starts[top:stop] - starts[top]).tolist()
+        for row, begin in zip(range(top, stop), begins, strict=True):
+            if bool((abs(matrix[begin : begin + n - row]) > root[row] * root[row:] + 1e-30).any()):
+                raise _bad(file, key, "is not a Gram matrix", "an entry is larger than its diagonal allows")
     return float(diagonal.double().sum())
 
 
-def _check_fisher(file: str, name: str, values: Tensor, moments: tuple[int, float, float]) -> None:
-    if not bool(values.isfinite().all()):
-        raise _bad(file, name, "has NaN or infinite values", "a Fisher value is finite")
-    if values.numel() and float(values.min()) < 0:
-        raise _bad(file, name, "has negative values", "a mean of squares cannot be below 0")
-    if values.numel() and float(values.max()) > FISHER_LIMIT:
-        raise _bad(file, name, f"has values up to {float(values.max()):.1e}", "no model has such gradients")
-    for said, found in zip(moments, moments_of(values), strict=True):
-        if abs(said - found) > 1e-4 * abs(found):
-            raise _bad(file, name, f"has a sum of {found:.6g}", f"its header says {said:.6g}")
+def _row_blocks(read: Read, starts: Tensor) -> Iterator[tuple[int, int, Tensor]]:
+    """(first row, row behind the last, their values) of a packed triangle, some rows at a time."""
+    top, n = 0, len(starts) - 1
+    while top < n:
+        room = int(starts[top]) + CHECKED_AT_ONCE
+        stop = max(top + 1, int(torch.searchsorted(starts, room, right=True)) - 1)
+        yield top, stop, read(int(starts[top]), int(starts[stop])).float()
+        top = stop
+
+
+def _check_fisher(file: str, name: str, read: Read, moments: tuple[int, float, float]) -> None:
+    found = (0, 0.0, 0.0)
+    for start in range(0, moments[0], CHECKED_AT_ONCE):
+        values = read(start, start + CHECKED_AT_ONCE)
+        if not bool(values.isfinite().all()):
+            raise _bad(file, name, "has NaN or infinite values", "a Fisher value is finite")
+        if values.numel() and float(values.min()) < 0:
+            raise _bad(file, name, "has negative values", "a mean of squares cannot be below 0")
+        if values.numel() and float(values.max()) > FISHER_LIMIT:
+            raise _bad(file, name, f"has values up to {float(values.max()):.1e}", "no model has such gradients")
+        count, total, squares = moments_of(values)
+        found = (found[0] + count, found[1] + total, found[2] + squares)
+    for said, true in zip(moments, found, strict=True):
+        if abs(said - true) > 1e-4 * abs(true):
+            raise _bad(file, name, f"has a sum of {true:.6g}", f"its header says {said:.6g}")
 
 
 def _bad(file: str, name: str, what: str, why: str) -> InputError:
