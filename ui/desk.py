@@ -6,11 +6,13 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
 
 from hub.client import Hub
+from hub.dataset_look import DataLook, look_at_dataset
 from hub.identity import Identity, whoami
 from hub.merged import MergedModel, read_merged
 from hub.resolve import Resolved, check_output, repo_exists, resolve, with_pins
@@ -19,6 +21,9 @@ from jobs.job import Job
 from jobs.preview import Preview
 from jobs.service import JobService
 from jobs.statistics_preview import StatisticsPreview
+from jobs.store import StoreAway
+from jobs.text import HandedOver
+from jobs.verify_result import Verification
 from merging.errors import InputError, MergeError
 from merging.recipe import Recipe, valid_repo_id
 from merging.wish import StatisticsWish
@@ -101,11 +106,15 @@ class Desk:
     service: JobService
     access: Access
     public_url: str = ""  # absolute address of this service, "" to use that of the request
+    examples: Path | None = None  # a list of merges to begin with, see `ui.examples`
     _opened: float = field(default_factory=time.monotonic)
     _identities: Recent = field(default_factory=lambda: Recent(60.0))
     _jobs: Recent = field(default_factory=lambda: Recent(0.8))
     _workers: Recent = field(default_factory=lambda: Recent(5.0))
     _looks: Recent = field(default_factory=lambda: Recent(20.0, 64))
+    _merged: Recent = field(default_factory=lambda: Recent(3.0, 64))
+    _datasets: Recent = field(default_factory=lambda: Recent(300.0, 64))
+    _reports: Recent = field(default_factory=lambda: Recent(5.0, 64))
     _resolved: Recent = field(default_factory=lambda: Recent(60.0, TENSORS_KEPT, tensors_of))
 
     def hub(self, token: gr.OAuthToken | None, request: gr.Request | None) -> Hub:
@@ -159,9 +168,19 @@ class Desk:
             pass  # the preview will say what is wrong
         return name
 
-    def submit(self, recipe: Recipe, hub: Hub, nonce: str = "") -> Job:
-        """Queue a merge. Raises InputError with all that is wrong."""
-        return self.service.submit(recipe, hub, nonce=nonce)
+    def submit(self, recipe: Recipe, hub: Hub, nonce: str = "", rows: HandedOver | None = None) -> Job:
+        """Queue a merge, with the rows uploaded for its evaluation. Raises InputError with all that is wrong."""
+        return self.service.submit(recipe, hub, nonce=nonce, rows=rows)
+
+    def look_at_dataset(self, data: str, hub: Hub, *, text_column: str, label_column: str) -> DataLook:
+        """Columns and labels of a dataset, by its first rows."""
+        key = (who(hub), data, text_column, label_column)
+        return self._datasets.get(key, lambda: look_at_dataset(hub, data, text_column, label_column))
+
+    def report(self, id: str, hub: Hub) -> dict[str, Any]:
+        """What is known of a merge that was made: its evaluation, where its models differ; {} before there is one."""
+        user = self.identity(hub).name
+        return self._reports.get((user, id), lambda: self.service.report(id, user) or {})
 
     def look(self, name: str, hub: Hub, *, anew: bool = False) -> Look:
         """The statistics of a model, or in a statistics repo; `anew` once some were published: merges may find them."""
@@ -201,12 +220,28 @@ class Desk:
         return self.service.retry_publish(id, hub)
 
     def merged(self, repo_id: str, hub: Hub) -> MergedModel:
-        """A published merge."""
-        return read_merged(hub, repo_id)
+        """A published merge; the parts of its page ask for it at the same time."""
+        return self._merged.get((who(hub), repo_id), lambda: read_merged(hub, repo_id))
+
+    def verification(self, merged: MergedModel) -> Verification | None:
+        """What was found when the commit that the asking person has just seen was last verified here."""
+        return self.service.verification(merged.repo_id, merged.revision)
+
+    def verify(self, repo_id: str, hub: Hub, nonce: str = "") -> Job:
+        """Queue the verification of a published merge. Raises InputError with all that is wrong."""
+        return self.service.submit_verification(repo_id, hub, nonce=nonce)
 
     def worker_alive(self) -> bool:
         """False when queued jobs wait for nobody."""
-        return self._workers.get("worker", self.service.worker_alive)
+        try:
+            return self._workers.get("worker", self.service.worker_alive)
+        except StoreAway:
+            return False
+
+    @property
+    def forgets(self) -> bool:
+        """Whether a restart of this service loses its jobs: a Space whose job store lies on its own disk."""
+        return self.service.forgets and not self.access.single_user
 
     def worker_missing(self) -> bool:
         """True when nobody works although there was time enough for a worker to start."""

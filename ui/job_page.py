@@ -6,9 +6,10 @@ from typing import Any
 import gradio as gr
 
 from jobs.job import Job
+from jobs.store import StoreAway
 from merging.errors import InputError, MergeError
 from merging.recipe import recipe_from_yaml
-from ui import job_words, render, statistics_view
+from ui import job_words, render, statistics_view, verify_view
 from ui.desk import Desk
 from ui.job_view import EVERY, JobView
 from ui.parts import fragment
@@ -16,6 +17,10 @@ from ui.security import spoken
 
 Updates = dict[Any, Any]
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+FORGETS = (
+    "This service forgets its jobs when it is restarted. What is published stays; a job that was lost comes back by "
+    "the link of its recipe: keep the address of Run again."
+)
 
 
 class JobPage:
@@ -27,6 +32,8 @@ class JobPage:
     def build(self, page: gr.Blocks) -> None:
         """Lay the page out inside the `page` that is open, and wire it."""
         fragment("<h2>My jobs</h2>")
+        if self._desk.forgets:
+            fragment(render.notice(FORGETS))
         with gr.Row(elem_classes="mm-columns"):
             with gr.Column(scale=2):
                 self.list = fragment(elem_id="jobs")
@@ -54,6 +61,8 @@ class JobPage:
                 return updates
             except InputError as error:
                 return {self.list: render.problems(error.problems)}
+            except StoreAway as error:
+                return {self.list: render.problems([error.problem]), self.told: "?", self.timer: gr.Timer(active=True)}
             except MergeError as error:
                 return {self.list: render.problems([error.problem])}
 
@@ -66,6 +75,8 @@ class JobPage:
         with spoken():
             try:
                 jobs = self._desk.jobs(self._desk.hub(token, request))
+            except StoreAway as error:
+                return {self.list: render.problems([error.problem]), self.told: "?"}
             except MergeError:  # not signed in any more, or the Hub is away: the view says so
                 return {self.timer: gr.Timer(active=False)}
             return {self.told: told} if _state(jobs) == told else self._listed(jobs, chosen)
@@ -79,4 +90,6 @@ def _links(job: Job) -> str:
     """What can be done with the wish of a job."""
     if job.purpose == "statistics":
         return statistics_view.job_links(job)
+    if job.purpose == "verify":
+        return verify_view.job_links(job)
     return job_words.job_links(job, recipe_from_yaml(job.recipe_yaml))

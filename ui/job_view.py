@@ -6,8 +6,9 @@ import gradio as gr
 
 from hub.client import Hub
 from jobs.job import Job
+from jobs.store import StoreAway
 from merging.errors import InputError, MergeError
-from ui import job_words, render, statistics_view
+from ui import job_words, render, statistics_view, verify_view
 from ui.desk import Desk
 from ui.parts import fragment
 from ui.security import spoken
@@ -61,6 +62,8 @@ class JobView:
         base_url = self._desk.base_url(request)
         if job.purpose == "statistics":
             return statistics_view.job(job, hub.url, base_url=base_url)
+        if job.purpose == "verify":
+            return verify_view.job(job, base_url=base_url)
         return job_words.job(job, base_url=base_url)
 
     def _tick(self, id: str, seen: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
@@ -71,6 +74,8 @@ class JobView:
             hub = self._desk.hub(token, request)
             try:
                 job = self._desk.job(id, hub)
+            except StoreAway as error:  # ask again, and then show all of it
+                return {self.status: render.problems([error.problem]), self.seen: ""}
             except MergeError as error:
                 return {self.status: render.problems([error.problem]), self.timer: gr.Timer(active=False)}
             if _fingerprint(job) == seen:

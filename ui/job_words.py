@@ -93,7 +93,10 @@ def _end(one: Job, base_url: str) -> str:
         kept = " The result is kept: sign in again and publish it." if one.publishable else ""
         return notice(f"{one.error or 'The job failed.'}{kept} (job {one.id})", "error")
     if one.status == "cancelled":
-        return notice("Cancelled. Nothing was published." if not one.url else f"Cancelled after publishing {one.url}")
+        if one.url:
+            made = link(one.url, f"Open {one.repo_id} on the Hub", css="mm-big")
+            return f"{notice('Cancelled, but it had been published before.')}<p>{made}</p>"
+        return notice(f"Cancelled. {one.left or 'Nothing was published.'}")
     return ""
 
 
@@ -134,7 +137,7 @@ def job_link(one: Job) -> str:
 
 def method_title(name: str) -> str:
     """A method's title (statistics are none, but jobs too), its name when it is not known here."""
-    return METHODS[name].title if name in METHODS else {"statistics": "Statistics"}.get(name, name)
+    return METHODS[name].title if name in METHODS else {"statistics": "Statistics", "verify": "Verification"}.get(name, name)
 
 
 def job_links(one: Job, recipe: Recipe) -> str:

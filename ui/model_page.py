@@ -9,11 +9,12 @@ import gradio as gr
 from hub.how_to_load import snippet, trap
 from hub.merged import MergedModel
 from merging.errors import InputError, MergeError
-from ui import charts, heat_map, render
+from ui import charts, heat_map, render, verify_view
 from ui.desk import Desk
 from ui.forms import label, share, shared_parameters
 from ui.parts import fragment
 from ui.security import spoken
+from ui.verify import VerifySection
 
 
 class ModelPage:
@@ -26,6 +27,7 @@ class ModelPage:
         """Lay the page out inside the `page` that is open, and wire it."""
         self.body = fragment('<p class="mm-quiet">Reading the recipe …</p>', elem_id="merged")
         page.load(self._open, None, self.body, show_progress="hidden", api_visibility="private")
+        VerifySection(self._desk).build(page)
 
     def _open(self, token: gr.OAuthToken | None, request: gr.Request) -> str:
         with spoken():
@@ -34,15 +36,16 @@ class ModelPage:
                 return render.notice("This page shows one merged model: /model?id=owner/name", "warning")
             hub = self._desk.hub(token, request)
             try:
-                return merged_html(self._desk.merged(repo_id, hub), hub.url)
+                merged = self._desk.merged(repo_id, hub)
+                return merged_html(merged, hub.url, verify_view.badge(self._desk.verification(merged)))
             except InputError as error:
                 return render.problems(error.problems)
             except MergeError as error:
                 return render.problems([error.problem])
 
 
-def merged_html(merged: MergedModel, hub_url: str) -> str:
-    """What it is, from what, how, how to load it, and the way to merge it again."""
+def merged_html(merged: MergedModel, hub_url: str, badge: str = "") -> str:
+    """What it is, from what, how, how to load it, and the way to merge it again. `badge` tells of its verification."""
     text, recipe = render.text, merged.recipe
     again = f"/?{urlencode({'model': merged.repo_id})}"
     actions = render.link(merged.url, "Open on the Hub", css="mm-big")
@@ -53,7 +56,7 @@ def merged_html(merged: MergedModel, hub_url: str) -> str:
     what = f"{text(recipe.method.title)} of {render.plural(len(recipe.models), 'model')}{shape}"
     private = ' <span class="mm-chip">private</span>' if merged.private else ""
     parts = [
-        f"<h2>{text(merged.repo_id)}{private}</h2><p>{what}.</p><p class='mm-actions'>{actions}</p>",
+        f"<h2>{text(merged.repo_id)}{private}</h2>{badge}<p>{what}.</p><p class='mm-actions'>{actions}</p>",
         *_figures(getattr(merged, "report", None) or {}),
         _section("From what", _parents(merged, hub_url)),
         _section("How", _method(merged)),
