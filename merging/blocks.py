@@ -74,7 +74,10 @@ class Operands:
         self.pairs = tuple(zip(parents, statistics, strict=True))  # each parent with its statistics
         self.method = plan.recipe.method
         self.options = plan.recipe.bound()
-        self.names = tuple(f"{parent.model}@{parent.revision}" for parent in parents)
+        self.names = tuple(  # where a folder lies decides nothing
+            f"{parent.model}@{parent.revision}" if parent.revision else str(place)
+            for place, parent in enumerate(parents)
+        )
         self._specs = {id(parent): parent.source.specs for parent in with_base(parents, base)}
 
     @property

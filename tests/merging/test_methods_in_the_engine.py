@@ -1,5 +1,6 @@
 """Methods with a base in the engine: what they make of whole tensors, to the bit, however the engine cuts them."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def test_any_threads_blocks_and_spans_give_the_bits_of_whole_tensors(
     monkeypatch.setattr("merging.work.SPAN", 8192)
     monkeypatch.setattr("merging.work.BLOCK", 4096)
     results += [run(wish, tmp_path / f"{threads}", threads=threads) for threads in (1, 3)]
-    names = [f"{entry.model}@" for entry in wish.models]
+    names = [str(place) for place in range(len(wish.models))]
     models = [load_file(Path(entry.model) / "model.safetensors") for entry in wish.models]
     base, place = load_file(folders["base"] / "model.safetensors"), depths(results[0])
     for name in results[0]:
@@ -76,3 +77,10 @@ def test_another_seed_drops_other_changes(tmp_path: Path, folders: dict[str, Pat
     """The seed of the recipe is that of DARE."""
     first, second = (run(recipe("dare_ties", folders, seed), tmp_path / f"{seed}", threads=1) for seed in (0, 1))
     assert not torch.equal(first["lm_head.weight"], second["lm_head.weight"])
+
+
+def test_where_folders_lie_decides_nothing(tmp_path: Path, folders: dict[str, Path]) -> None:
+    """DARE drops the same changes of the same models on another disk."""
+    moved = {name: Path(shutil.copytree(folder, tmp_path / name)) for name, folder in folders.items()}
+    here, there = (run(recipe("dare_ties", ones), tmp_path / out) for ones, out in ((folders, "a"), (moved, "b")))
+    assert all(torch.equal(here[name], there[name]) for name in here)
