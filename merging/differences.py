@@ -167,7 +167,7 @@ def _warnings(
     for pair in pairs:
         first, second = (names[index] for index in pair["models"])
         if tuple(pair["models"]) in total.alike:
-            said.append(f"{first} and {second} are the same model but for their heads.")
+            said.append(f"{first} and {second} are the same model, their heads aside.")
         elif base is None and (pair["distance"] or 0) > UNRELATED:
             said.append(f"{first} and {second} are nearly unrelated ({pair['distance']:.2f} apart): {fails}.")
     return said

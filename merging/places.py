@@ -19,7 +19,7 @@ PARTS = (
 WEIGHTS = r"\.(?:weight|bias|gamma|beta)$"
 IN_ATTENTION = (
     ("query", r"(?:^|\.)(?:q|query|q_proj|q_lin|query_proj|q_attn|pos_q_proj|pos_query_proj)$"),
-    ("key", r"(?:^|\.)(?:k|key|k_proj|k_lin|key_proj|pos_key_proj)$"),
+    ("key", r"(?:^|\.)(?:k|key|k_proj|k_lin|key_proj|pos_proj|pos_key_proj)$"),
     ("value", r"(?:^|\.)(?:v|value|v_proj|v_lin|value_proj)$"),
     ("in", r"(?:^|\.)(?:c_attn|in_proj|Wqkv|qkv|qkv_proj|query_key_value)$"),  # query, key and value in one
     ("output", r"(?:^|\.)(?:o|o_proj|out_proj|out_lin|Wo|c_proj|dense)$"),

@@ -134,14 +134,16 @@ def to_fetch(scene: Scene, folder: JobFolder, done: dict[str, Any]) -> set[str]:
 
 @pytest.mark.slow
 def test_a_killed_merge_goes_on_where_it_was(scene: Scene) -> None:
-    """The bytes are those of an undisturbed run; no finished shard is made, and no file fetched, a second time."""
+    """Bytes and figures are those of an undisturbed run; no finished shard is made, and no file fetched, a second time."""
     weights = {digest for parent in scene.parents for digest in parent.weights.values()}
     undisturbed = scene.job("undisturbed")
     assert scene.merge(scene.job("warm")) == 0
     began = time.monotonic()
     assert scene.merge(undisturbed) == 0
     length, expected = time.monotonic() - began, digests(undisturbed)
+    differences = json.loads(undisturbed.report.read_text())["differences"]
     assert len(scene.plan.shards) >= 6
+    assert differences["pairs"][0]["distance"] > 0
     assert not list(undisturbed.parents.rglob("*.safetensors"))
 
     chance, states, kills, tries = random.Random(SEED), set(), 0, 0
@@ -160,6 +162,7 @@ def test_a_killed_merge_goes_on_where_it_was(scene: Scene) -> None:
         assert fetched == dict.fromkeys(wanted, 1)
         assert done.items() <= finished(folder).items()
         assert digests(folder) == expected
+        assert json.loads(folder.report.read_text())["differences"] == differences
         shutil.rmtree(folder.home)
     assert kills == KILLS
     assert len(states) >= 4  # they hit different places
