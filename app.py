@@ -18,7 +18,9 @@ from types import FrameType
 
 import uvicorn
 
+from jobs.child import keep_memory_private
 from jobs.service import JobService
+from jobs.tokens import raise_if_weak
 from merging.device import pick_device
 from merging.errors import InputError
 from settings import Settings
@@ -28,6 +30,7 @@ from ui.security import LOOPBACK, Access
 
 WORKER = (sys.executable, str(Path(__file__).with_name("cli.py")), "worker")
 LONGEST_WAIT = 60.0  # seconds between two starts of a worker that keeps ending
+NOT_THE_WORKERS = ("OAUTH_CLIENT_SECRET", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # jobs bring their own token
 GOOD_RUN = 30.0  # seconds after which a worker counts as having started well
 log = logging.getLogger("app")
 
@@ -61,7 +64,8 @@ class WorkerKeeper:
         wait = 1.0
         while not self._ending.is_set():
             started = time.monotonic()
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL)
+            environment = {name: value for name, value in os.environ.items() if name not in NOT_THE_WORKERS}
+            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, env=environment)
             while self._process.poll() is None and not self._ending.wait(0.2):
                 pass
             if self._ending.is_set():
@@ -80,10 +84,12 @@ def check_start(settings: Settings, *, on_space: bool, sign_in: bool) -> None:
             "a Space encrypts the tokens of waiting jobs with it",
             "Add it as a secret of the Space (`make space` does)",
         )
+    if settings.secret_key is not None:
+        raise_if_weak(settings.secret_key.get_secret_value())
     if on_space and not sign_in:
         raise InputError(
             "This Space has no sign-in",
-            "OAUTH_CLIENT_ID is not set",
+            "OAUTH_CLIENT_ID or OAUTH_CLIENT_SECRET, which signs the cookies, is not set",
             "Add `hf_oauth: true` to the front matter of its README",
         )
     if not on_space and settings.host not in LOOPBACK:
@@ -96,18 +102,20 @@ def check_start(settings: Settings, *, on_space: bool, sign_in: bool) -> None:
 
 def main() -> None:
     """Serve until a signal says stop."""
+    keep_memory_private()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for noisy in ("httpx", "httpx2", "httpcore", "dbos"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     settings = Settings()
     on_space = os.environ.get("SYSTEM") == "spaces" and bool(os.environ.get("SPACE_ID"))
-    check_start(settings, on_space=on_space, sign_in=bool(os.environ.get("OAUTH_CLIENT_ID")))
+    sign_in = all(os.environ.get(name) for name in ("OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET"))
+    check_start(settings, on_space=on_space, sign_in=sign_in)
     space_hosts = [f"https://{name.strip()}" for name in os.environ.get("SPACE_HOST", "").split(",") if name.strip()]
     public = settings.public_url or (space_hosts[0] if space_hosts else "")
     if public:
         os.environ.setdefault("MERGE_PUBLIC_URL", public)  # the worker puts it on cards
     service = JobService(settings)
-    desk = Desk(service, Access(endpoint=None, single_user=not on_space), public)
+    desk = Desk(service, Access(endpoint=None, single_user=not on_space), public, settings.examples)
     origins = frozenset({*space_hosts, *([public.rstrip("/")] if public else [])})
     site = "https://huggingface.co" if space_hosts else ""
     host = "0.0.0.0" if space_hosts else settings.host  # a Space's own proxy is the only one that reaches it

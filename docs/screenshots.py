@@ -5,6 +5,7 @@ has run, its real models are shown instead of tiny ones. Writes docs/images/*.pn
 """
 
 import os
+import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -39,7 +40,7 @@ def main() -> None:
             user, models = (
                 ("demo", demo_models(hub)) if demo.is_dir() else ("ana", publish_skills(hub, home / "models"))
             )
-            environment = {**hub.oauth_environment(), "MERGE_SECRET_KEY": "0" * 43}
+            environment = {**hub.oauth_environment(), "MERGE_SECRET_KEY": secrets.token_urlsafe(32)}
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
             with served(home, environment) as url:
                 take(browser, url, user, models)

@@ -6,9 +6,11 @@ with JSON lines on stdout, of which `result` or `error` is a stage's last, and p
 process group, so that all it starts ends with it, and it ends when its worker does.
 """
 
+import ctypes
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -30,6 +32,7 @@ SECRET_VARIABLES = (
     "HF_TOKEN_PATH",
     "OAUTH_CLIENT_SECRET",
 )
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # of prctl(2)
 LINE_LIMIT = 1 << 16  # characters of one line of a child
 HUB_TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{6,}|hf_oauth_[\w.-]{6,})|(?<=[Bb]earer )[\w.~+/=-]{6,}")
 
@@ -89,6 +92,11 @@ class JobProcess:
     def pid(self) -> int:
         """Of the child, and of its process group."""
         return self._process.pid
+
+    @property
+    def stage(self) -> str:
+        """The stage that was asked for last."""
+        return self._stage
 
     @property
     def alive(self) -> bool:
@@ -175,6 +183,13 @@ def child_environment(cache: Path, endpoint: str | None, parent: Mapping[str, st
     return environment
 
 
+def keep_memory_private() -> None:
+    """Neither a core dump nor another process of this user shows this one's memory and environment (Linux)."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
 def be_the_first_to_go() -> None:
     """Called in a child: where memory runs out, the system ends this process and not its worker or the page (Linux)."""
     with suppress(OSError):
@@ -188,10 +203,7 @@ def end_with_worker(worker: int, lifeline: int) -> None:
     worker's end of the pipe `lifeline` to close, then ends the whole group: also what this one started, on any system.
     """
     if sys.platform.startswith("linux"):
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != worker:  # it ended before we asked
         os._exit(1)
     if os.fork() == 0:

@@ -6,7 +6,6 @@ The token comes on stdin and nowhere else. Answers are JSON lines on the stdout 
 
 import json
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Generator, Mapping
@@ -14,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jobs.child import be_the_first_to_go, end_with_worker, scrub
+from jobs.child import be_the_first_to_go, end_with_worker, keep_memory_private, scrub
 from jobs.job import JobFolder
 from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress
@@ -27,9 +26,9 @@ Stage = Callable[[Path, Mapping[str, Any]], Generator[Progress, None, dict[str, 
 def main(arguments: list[str], stages: Mapping[str, Stage]) -> NoReturn:
     """Run the stages that are asked for until no more can be, then end the process with status 0."""
     folder, parent, lifeline = arguments
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     end_with_worker(int(parent), int(lifeline))
     be_the_first_to_go()
+    keep_memory_private()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr

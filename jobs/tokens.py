@@ -20,6 +20,7 @@ TOKENS = sa.Table(
     sa.Column("ciphertext", sa.Text, nullable=False),
     sa.Column("created", sa.Float, nullable=False),
 )
+KEY_LENGTH, KEY_VARIETY = 32, 10  # characters that a key set by hand has at least, and different ones among them
 CANARY = "canary"
 CANARY_VALUE = "merge-my-models"
 
@@ -65,6 +66,16 @@ def _fernet_key(secret: str) -> bytes:
     except ValueError:
         pass
     return base64.urlsafe_b64encode(hashlib.sha256(secret.encode()).digest())
+
+
+def raise_if_weak(secret: str) -> None:
+    """InputError for a key that somebody could guess: too short, or a pattern. Of `new,old` the new one counts."""
+    key = secret.partition(",")[0].strip()
+    pattern = key in (key + key)[1:-1]  # a shorter text again and again
+    if len(key) < KEY_LENGTH or len(set(key)) < KEY_VARIETY or pattern:
+        why = "whoever has the database could guess it"
+        fix = "Set it to a long random text: python -c 'import secrets; print(secrets.token_urlsafe(32))'"
+        raise InputError("MERGE_SECRET_KEY is weak", why, fix)
 
 
 def load_cipher(home: Path, secret_key: SecretStr | None) -> Cipher:

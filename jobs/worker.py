@@ -9,7 +9,6 @@ database is away the running stage goes on, and the worker with it when the data
 
 import logging
 import os
-import resource
 import signal
 import threading
 import time
@@ -19,7 +18,7 @@ from typing import NoReturn
 from dbos import DBOS
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs.child import COMMAND
+from jobs.child import COMMAND, keep_memory_private
 from jobs.store import QUEUE, ExecutorLock, Store, executor_id
 from jobs.takeover import LockLost, TakeOver, reason_of
 from jobs.turns import take_turns
@@ -50,7 +49,7 @@ def run_worker(
     `slot` tells the workers of one machine apart. `polling` is the seconds between two looks at the queue.
     """
     pick_device(settings.device, "MERGE_DEVICE")  # each job would fail in the middle of its work
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold tokens
+    keep_memory_private()
     try:
         store = Store(settings)
     except OSError as error:

@@ -5,6 +5,7 @@ other origins, so a browser's word counts only when it comes from our own pages.
 """
 
 import logging
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hub.client import Hub
+from hub.client import Hub, SignInNeeded
 from merging.errors import InputError, MergeError
 
 EMBEDDED = frozenset({"/preview.png"})  # the picture of a shared link: nothing that is not public, asked as nobody
@@ -26,11 +27,20 @@ POLICY = (
     "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; "
     "connect-src 'self'; frame-ancestors 'self' {site}; object-src 'none'; base-uri 'self'"
 )
+FRAMEWORK = re.compile(
+    r"/gradio_api/(info|startup-events|theme\.css|upload|upload_progress|queue/(join|data)|heartbeat/\w+|cancel|reset|"
+    r"call/\w+(/\w+)?)/?"
+    r"|/gradio_api/file=/.*"  # what somebody uploaded, by its hash: never an address that is fetched for whoever asks
+)  # of the framework's own routes those that the page and its clients use
+UNUSED = re.compile(r"/(gradio_api|monitoring|svelte|pwa_icon)(/.*)?|/login/?")
+NOT_OURS = "Another site's page may not ask this service."
+TOKEN_LIMIT = 8192  # characters
 log = logging.getLogger(__name__)
 
 
 class Guard:
-    """ASGI middleware: own origin only, known hosts only on one's own machine, no cookie without an origin."""
+    """ASGI middleware: own origin only, known hosts only on one's own machine, no cookie without an origin, no route
+    of the framework that the page does not use."""
 
     def __init__(self, app: ASGIApp, *, loopback_only: bool, origins: frozenset[str], site: str = "") -> None:
         """`origins` are addresses of this service beside the one that a request names as its host.
@@ -45,15 +55,20 @@ class Guard:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Refuse with 403 and one sentence, or pass the request on."""
+        """Refuse with 403 or 404 and one sentence, or pass the request on."""
+        if scope["type"] == "websocket":  # the page has none
+            await send({"type": "websocket.close", "code": 1008})
+            return
         if scope["type"] != "http":
-            if scope["type"] == "lifespan":
-                await self.app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        refusal = self.refusal(headers, embedded=scope["method"] == "GET" and scope["path"] in EMBEDDED)
+        refusal = self.refusal(headers, scope["path"])
         if refusal:
             await PlainTextResponse(refusal, 403)(scope, receive, send)
+            return
+        if UNUSED.fullmatch(scope["path"]) and not FRAMEWORK.fullmatch(scope["path"]):
+            await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
             return
         if scope["method"] not in ("GET", "HEAD") and "origin" not in headers:
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
@@ -66,18 +81,25 @@ class Guard:
 
         await self.app(scope, receive, with_headers)
 
-    def refusal(self, headers: Headers, *, embedded: bool = False) -> str:
-        """Why a request with these headers is not served, "" when it is. `embedded` may stand in any site's pages."""
+    def refusal(self, headers: Headers, path: str = "/") -> str:
+        """Why a request with these headers is not served, "" when it is."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if self.loopback_only and urlsplit(f"//{host}").hostname not in LOOPBACK:
             return "This page answers only as 127.0.0.1 or localhost."
-        if origin is not None and origin not in self.origins and urlsplit(origin).netloc != host:
-            return "Another site's page may not ask this service."
-        if embedded:
-            return ""
-        if headers.get("sec-fetch-site") == "cross-site" and headers.get("sec-fetch-mode", "navigate") != "navigate":
-            return "Another site's page may not ask this service."
+        if origin is not None and not self._ours(origin, host):
+            return NOT_OURS
+        site = headers.get("sec-fetch-site")
+        if site in ("cross-site", "same-site") and headers.get("sec-fetch-mode", "navigate") != "navigate":
+            return NOT_OURS
+        if path.rstrip("/") == "/logout":  # a GET that changes something: only from our own page, or typed by hand
+            asks = site in ("same-origin", "none") if site else self._ours(headers.get("referer", ""), host)
+            return "" if asks else "Another site's page may not sign anybody out."
         return ""
+
+    def _ours(self, url: str, host: str) -> bool:
+        """Whether an address is one of this service, which was asked as `host`."""
+        parts = urlsplit(url)
+        return f"{parts.scheme}://{parts.netloc}" in self.origins or (bool(host) and parts.netloc == host)
 
 
 @dataclass(frozen=True)
@@ -90,9 +112,12 @@ class Access:
     def hub(self, token: gr.OAuthToken | None, request: gr.Request | None) -> Hub:
         """The Hub as the asking person sees it: by the token of the sign-in or of an API caller, else anonymous.
 
-        The machine's own token serves our own page alone (the guard has compared the origin with ours).
+        The machine's own token serves our own page alone (the guard has compared the origin with ours). Raises
+        SignInNeeded for a token that cannot be sent.
         """
         if token is not None and token.token:
+            if len(token.token) > TOKEN_LIMIT or not (token.token.isascii() and token.token.isprintable()):
+                raise SignInNeeded("Your token is not valid", "it holds characters that no token has", "Sign in again")
             return Hub(self.endpoint, token.token, frozenset(token.scope.split()) if token.scope else None)
         if self.single_user and request is not None and request.headers.get("origin"):
             return Hub(self.endpoint, get_token() or False, own_machine=True)

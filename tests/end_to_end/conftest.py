@@ -1,5 +1,6 @@
 """A browser, and the service with sign-in on a Hub of its own."""
 
+import secrets
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with LoopbackHub(folder / "hub") as hub:
         models = publish_skills(hub, folder / "models")
         hub.add_user("bea", orgs=["acme"])
-        environment = {**hub.oauth_environment(), "MERGE_SECRET_KEY": "0" * 43}
+        environment = {**hub.oauth_environment(), "MERGE_SECRET_KEY": secrets.token_urlsafe(32)}
         with served(folder, environment) as url:
             yield Site(url, hub, tuple(models), folder)
 

@@ -125,7 +125,7 @@ def test_the_unexpected_is_one_sentence_with_a_reference(caplog: pytest.LogCaptu
     ("settings", "on_space", "sign_in", "sentence"),
     [
         ({}, True, True, "MERGE_SECRET_KEY is not set"),
-        ({"secret_key": "x" * 43}, True, False, "This Space has no sign-in"),
+        ({"secret_key": "the-key-of-a-test-0123456789-abcdef"}, True, False, "This Space has no sign-in"),
         ({"host": "0.0.0.0"}, False, False, "MERGE_HOST is 0.0.0.0"),
         pytest.param({"device": "cuda"}, False, False, "MERGE_DEVICE cuda: this machine has none", marks=NO_GPU),
     ],
