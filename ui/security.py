@@ -34,6 +34,7 @@ FRAMEWORK = re.compile(
 )  # of the framework's own routes those that the page and its clients use
 UNUSED = re.compile(r"/(gradio_api|monitoring|svelte|pwa_icon)(/.*)?|/login/?")
 NOT_OURS = "Another site's page may not ask this service."
+OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 TOKEN_LIMIT = 8192  # characters
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,7 @@ class Guard:
     def refusal(self, headers: Headers, path: str = "/") -> str:
         """Why a request with these headers is not served, "" when it is."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self.loopback_only and urlsplit(f"//{host}").hostname not in LOOPBACK:
+        if self.loopback_only and not OWN_HOST.fullmatch(host):
             return "This page answers only as 127.0.0.1 or localhost."
         if origin is not None and not self._ours(origin, host):
             return NOT_OURS
@@ -98,7 +99,10 @@ class Guard:
 
     def _ours(self, url: str, host: str) -> bool:
         """Whether an address is one of this service, which was asked as `host`."""
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            return False
         return f"{parts.scheme}://{parts.netloc}" in self.origins or (bool(host) and parts.netloc == host)
 
 
