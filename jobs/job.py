@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -228,7 +229,12 @@ class JobFolder:
     @property
     def size(self) -> int:
         """Bytes of all files in it."""
-        return sum(path.lstat().st_size for path in self.path.rglob("*") if path.is_file())
+        found = 0
+        for folder, _, names in os.walk(self.path):  # passes over what is gone meanwhile
+            for name in names:
+                with suppress(OSError):
+                    found += os.lstat(f"{folder}/{name}").st_size
+        return found
 
     def create(self) -> None:
         """Make the folder, readable by this user alone."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 import sqlalchemy as sa
-from dbos import DBOS, DBOSClient, DBOSConfig, Serializer
+from dbos import DBOS, DBOSClient, DBOSConfig, Serializer, _sys_db
 from dbos._serialization import DefaultSerializer
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -88,6 +88,15 @@ def _refuse_pickle(self: DefaultSerializer, serialized_data: str) -> Any:
 
 
 setattr(DefaultSerializer, "deserialize", _refuse_pickle)  # noqa: B010
+
+
+def _may_be_tried_again(error: Exception) -> bool:
+    """A full disk is waited for like a lock: DBOS would lose the job, and the worker is about to make room."""
+    reason = str(getattr(error, "orig", None) or error)
+    return "database is locked" in reason or "database or disk is full" in reason
+
+
+setattr(_sys_db, "retriable_sqlite_exception", _may_be_tried_again)  # noqa: B010
 
 
 class Store:

@@ -18,7 +18,7 @@ from dbos import DBOS, DBOSClient
 from dbos._error import DBOSAwaitedWorkflowCancelledError
 from sqlalchemy.exc import SQLAlchemyError
 
-from jobs import settle
+from jobs import evaluation, settle
 from jobs.child import COMMAND, JobProcess, child_environment, scrub
 from jobs.job import JobFailed, JobFolder, JobSpec, read_json, write_atomically
 from jobs.limits import disk_full, shortage
@@ -58,11 +58,12 @@ class Runner:
         self._lock = threading.Lock()
         self._stopping = threading.Event()
         self._reserve = parse_size(settings.disk_reserve)
-        self._making_room = threading.Lock()
+        self._short: dict[str, Problem] = {}  # jobs that had to make room
 
     def register(self) -> Callable[..., Any]:
-        """Give DBOS the workflow, and its log our filter. Call once, before launch."""
+        """Give DBOS the workflow, and its log our filter; from now on keep room. Call once, before launch."""
         logging.getLogger("dbos").addFilter(in_one_line)
+        threading.Thread(target=self._keep_room, daemon=True).start()
 
         def merge_job(spec: dict[str, Any]) -> dict[str, Any]:
             return self._run(JobSpec.from_dict(spec))
@@ -106,12 +107,24 @@ class Runner:
             process.end()
 
     def _step(self, stage: str, spec: JobSpec, folder: JobFolder) -> dict[str, Any]:
+        """One stage. An evaluation that failed is noted in the report: the merge is none the worse, and goes on."""
+        try:
+            return self._attempt(stage, spec, folder)
+        except JobFailed as failure:
+            if stage != "evaluate" or self._patiently(lambda: self._state(folder.id))[0] == "CANCELLED":
+                raise
+            evaluation.give_up(folder, failure.problem)
+            return {}
+
+    def _attempt(self, stage: str, spec: JobSpec, folder: JobFolder) -> dict[str, Any]:
         """One stage, with everything that may go wrong put into one sentence without secrets."""
         folder.create()
         began = time.time()
         folder.append_log(stage, f"{stage} started on {self._executor}")
         try:
-            self._raise_if_short(stage, folder)
+            self._raise_if_short(stage, folder.id)
+            if stage not in ("publish", "clean") and (problem := shortage(self._store.home, self._reserve)):
+                raise JobFailed(problem, stage)
             self._count_start(stage, folder)
             if stage == "clean":
                 result = self._clean(spec, folder)
@@ -122,7 +135,7 @@ class Runner:
             raise
         except JobFailed as failure:
             if disk_full(self._store.home, self._reserve):
-                folder.free(keep_output=failure.kept)
+                folder.free(keep_output=failure.kept or stage == "evaluate")
             folder.starts.unlink(missing_ok=True)
             folder.append_log(stage, str(failure), "error")
             raise
@@ -163,6 +176,7 @@ class Runner:
             self._end(spec.token_ref)
             raise
         self._hold_if_stopping()
+        self._raise_if_short(stage, folder.id)
         if process.answers.result is not None:
             return process.answers.result
         if self._running.get((folder.id, threading.get_ident())) is not process:
@@ -225,7 +239,6 @@ class Runner:
                 if status == 0 and (summary := pace.summary()):
                     folder.append_log(stage, summary)
                 return status
-            self._raise_if_short(stage, folder)
             if now - looked >= CANCEL_EVERY:
                 looked = now
                 try:
@@ -235,19 +248,31 @@ class Runner:
                 if state != "PENDING" or owner != self._executor:
                     raise Disowned(folder.id) if state != "CANCELLED" else JobFailed(Problem("The job was cancelled"))
 
-    def _raise_if_short(self, stage: str, folder: JobFolder) -> None:
-        """End a job that leaves too little disk or memory to the service, one at a time: then there may be enough.
+    def _keep_room(self) -> None:
+        """As long as this worker runs: end a job whenever too little disk or memory is left to the service.
 
-        Its files go before its end is recorded, for the job store is on that disk. Publishing takes neither.
+        A thread of its own, for a step may be waiting for the job store, which is on that disk.
         """
-        if stage == "publish":
-            return
-        with self._making_room:
+        while not self._stopping.wait(POLL):
             problem = shortage(self._store.home, self._reserve)
             if problem is not None:
-                self._end(folder.id)
-                folder.free()
-                raise JobFailed(problem, stage)
+                self._make_room(problem)
+
+    def _make_room(self, problem: Problem) -> None:
+        """End the largest job that is not being published: that one needs no room and will soon give some back."""
+        with self._lock:
+            running = {id: process for (id, _), process in self._running.items() if process.stage != "publish"}
+        if running:
+            id = max(running, key=lambda id: JobFolder(self._store.home, id).size)
+            self._short[id] = problem
+            running[id].end()
+            largest = JobFolder(self._store.home, id)
+            largest.free(keep_output=largest.evaluation.exists())  # a merge that is being evaluated is done
+
+    def _raise_if_short(self, stage: str, id: str) -> None:
+        problem = self._short.pop(id, None)
+        if problem is not None:
+            raise JobFailed(problem, stage)
 
     def _state(self, id: str) -> tuple[str, str | None]:
         """Status and executor of a job as the database has them now."""
@@ -322,6 +347,10 @@ def in_one_line(record: logging.LogRecord) -> bool:
         reason = "another worker has it now"
     elif isinstance(error, JobFailed):
         reason = " ".join(str(error).split())
+    elif isinstance(error, SQLAlchemyError) or "(psycopg." in str(record.msg):
+        record.msg, record.args = "the job database does not answer: %s", (record.funcName,)
+        record.exc_info = record.exc_text = None
+        return True
     else:
         return True
     record.msg, record.args = "job %s ended here: %s", (DBOS.workflow_id, reason)

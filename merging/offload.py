@@ -13,17 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from merging.machine import available_memory
+
 SHARE = 0.8  # of the memory that is free
 MODEL_SHARE = 0.5  # of the budget, when the model does not fit beside its Gram matrices
-
-
-def available_memory() -> int:
-    """Memory that a process can take without pushing others out; 0 where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return 0
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
 
 
 def placement(need: int, place: torch.device, memory: int, folder: Path) -> tuple[dict[str, Any], int]:

@@ -98,7 +98,7 @@ def test_a_user_runs_one_job_at_a_time_and_the_free_slots_are_others(service: Jo
     assert service.get("ann3", "ann").ahead == 0
 
 
-STAGE = ["sh", "-c", """read line; echo '{"result": {}}'"""]  # a stage that does nothing
+STAGE = ["sh", "-c", """while read line; do echo '{"result": {}}'; done"""]  # a stage that does nothing
 
 
 @pytest.mark.slow
