@@ -49,6 +49,7 @@ class Fault:
 
     path: str  # regular expression, searched in the path
     method: str | None = None
+    whole: bool = False  # only requests without a Range
     skip: int = 0  # so many matching requests are left alone first
     status: int | None = None  # answer this instead
     done: bool = False  # what was asked is done all the same before `status` is answered
@@ -67,6 +68,8 @@ class Fault:
     def matches(self, scope: Scope) -> bool:
         """Whether it is this request's turn."""
         if self.times == 0 or self.method not in (None, scope["method"]) or not re.search(self.path, scope["path"]):
+            return False
+        if self.whole and any(name == b"range" for name, _ in scope["headers"]):
             return False
         self.skip -= 1
         return self.skip < 0

@@ -25,7 +25,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.utils._headers import build_hf_headers
-from huggingface_hub.utils._http import hf_raise_for_status, http_stream_backoff
+from huggingface_hub.utils._http import get_session, hf_raise_for_status
 
 from hub.patience import PASSING, GaveUp, Trial
 from merging.errors import InputError, MergeError
@@ -33,6 +33,7 @@ from merging.errors import InputError, MergeError
 RepoType = Literal["model", "dataset", "space"]
 CLIENT_ERRORS = (HfHubHTTPError, HFValidationError, EntryNotFoundError, httpx2.HTTPError, OSError)
 UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
+COMMIT = re.compile("[0-9a-f]{40}")
 DEFAULT = "https://huggingface.co"  # the Hub where HF_ENDPOINT names no other
 LOG_IN = "Run `hf auth login`, or set HF_TOKEN"
 LOG_IN_AGAIN = "Mend HF_TOKEN if it is set, else run `hf auth login`"  # HF_TOKEN goes before a login
@@ -126,28 +127,30 @@ def read_bytes(
     while True:
         try:
             body = _body(url, headers, limit)
+            if stop is not None and len(body) < stop - start:
+                raise httpx2.RemoteProtocolError("the answer is too short")
         except (httpx2.RemoteProtocolError, httpx2.TimeoutException) as error:
             trial.failed(0, type(error).__name__)
             continue
-        if body is None:
+        if len(body) > limit:
             raise InputError(f"{repo_id}: {path} is too large", f"more than {limit:,} bytes", "Shorten it")
         return body
 
 
-def _body(url: str, headers: dict[str, str], limit: int) -> bytes | None:
-    """The body of an answer, whole or the range asked for; None when it is longer than the limit."""
+def _body(url: str, headers: dict[str, str], limit: int) -> bytes:
+    """The body of an answer, whole or the range asked for; of one that is longer than the limit, a little more."""
     body = bytearray()
     timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
-    with http_stream_backoff("GET", url, headers=headers, follow_redirects=True, timeout=timeout) as answer:
+    # not the library's `http_stream_backoff`: it begins anew in the middle of a body that is cut
+    with get_session().stream("GET", url, headers=headers, timeout=timeout) as answer:
         hf_raise_for_status(answer)
         if "Range" in headers and answer.status_code != 206:
-            raise HubUnavailable(
-                f"{url.rpartition('/')[2]} cannot be read in part", "the Hub ignored the range", "Try again"
-            )
+            name = url.rpartition("/")[2]
+            raise HubUnavailable(f"{name} cannot be read in part", "the Hub ignored the range", "Try again")
         for piece in answer.iter_bytes():
             body += piece
             if len(body) > limit:
-                return None
+                break
     return bytes(body)
 
 
@@ -169,9 +172,9 @@ def explain(hub: Hub, error: Exception, repo_id: str, where: str = "", revision:
     if isinstance(error, RepositoryNotFoundError):
         return _not_found(hub, repo_id, where)
     if isinstance(error, RevisionNotFoundError):
-        return InputError(
-            f"{repo_id} has no revision {(revision or '')[:100]!r}", "", "Name a branch, a tag or a commit", where
-        )
+        why = "its history may have been rewritten" if COMMIT.fullmatch(revision or "") else ""
+        what = f"{repo_id} has no revision {(revision or '')[:100]!r}"
+        return InputError(what, why, "Name a branch, a tag or a commit", where)
     if isinstance(error, LocalEntryNotFoundError):  # the library's word for whatever kept it from asking
         cause = error.__cause__
         return explain(
@@ -211,6 +214,12 @@ def _unreachable(hub: Hub, error: Exception, how: str = "") -> HubUnavailable:
     why = "HF_HUB_OFFLINE is set" if offline else f"{address} does not answer ({how or type(error).__name__})"
     other = "" if address == DEFAULT else ", or mend HF_ENDPOINT"
     return HubUnavailable("The Hub cannot be reached", why, "Unset it" if offline else f"Try again in a minute{other}")
+
+
+def rooted(error: Exception) -> Exception:
+    """The error itself, or the one of the Hub that the library has put into another: it does so with uploads."""
+    cause = error.__cause__
+    return cause if type(error) is RuntimeError and isinstance(cause, CLIENT_ERRORS) else error
 
 
 def may_pass(error: Exception) -> bool:

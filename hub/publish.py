@@ -15,7 +15,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from hub.client import (
     explain,
     explained,
     may_pass,
+    rooted,
     safe_path,
     scope_in,
     server_words,
@@ -117,7 +118,7 @@ def publish(
         if repo is None:
             raise PublishFailed(f"{repo_id} cannot be seen", "it was just made", "The result is kept: publish again")
     elif not repo.ours and not (intended and repo.pristine):
-        raise InputError.of([taken(repo_id)])
+        raise _taken(repo_id)
     if repo.ours:
         return _published(hub, repo_id, repo.ours)
     if private and not repo.private:
@@ -140,7 +141,9 @@ def without_local_paths(recipe: Recipe) -> Recipe:
     base = recipe.base_model
     if base is not None and ModelEntry(model=base).is_folder:
         base = Path(base).name or "folder"
-    return recipe.model_copy(update={"models": tuple(map(portable, recipe.models)), "base_model": base})
+    sets = tuple(one for one in recipe.evaluate if not one.is_handed_over and not is_local(one.data))
+    models = tuple(map(portable, recipe.models))
+    return recipe.model_copy(update={"models": models, "base_model": base, "evaluate": sets})
 
 
 def portable(entry: ModelEntry) -> ModelEntry:
@@ -201,7 +204,7 @@ def _look(hub: Hub, repo_id: str, job_id: str) -> _Repo | None:
             commits = hub.api.list_repo_commits(repo_id)
         except RepositoryNotFoundError:
             if repo_exists(hub, repo_id, "output.repo_id"):  # gated: somebody set it up, so it is not ours
-                raise InputError.of([taken(repo_id)]) from None
+                raise _taken(repo_id) from None
             return None
     ours = [commit.commit_id for commit in commits if f"{JOB_LINE}{job_id}" in commit.message.splitlines()]
     files = {sibling.rfilename for sibling in info.siblings or []}
@@ -220,7 +223,7 @@ def _create(hub: Hub, repo_id: str, private: bool, intent: Path) -> None:
         except CLIENT_ERRORS as error:
             if isinstance(error, HfHubHTTPError) and error.response.status_code == 409:
                 intent.unlink()  # somebody else was first: this repo is not ours
-                raise InputError.of([taken(repo_id)]) from None
+                raise _taken(repo_id) from None
             if not may_pass(error):
                 raise explain(hub, error, repo_id, "output.repo_id") from None
             failed = error
@@ -228,6 +231,10 @@ def _create(hub: Hub, repo_id: str, private: bool, intent: Path) -> None:
         if found is not None and found.pristine:
             return
         try_again(hub, trial, failed, repo_id)
+
+
+def _taken(repo_id: str) -> InputError:
+    return InputError.of([replace(taken(repo_id), fix="Pick another name, or rename that repo")])
 
 
 def _commit(
@@ -254,7 +261,7 @@ def _commit(
                 parent_commit=repo.head,
             ).oid
         except (*CLIENT_ERRORS, ValueError, RuntimeError) as error:
-            failed = error
+            failed = rooted(error)
         if expired(failed):
             raise _sign_in_again(hub)
         again, state = _seen(hub, repo_id, job_id)

@@ -15,8 +15,8 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd
 from huggingface_hub.errors import RepositoryNotFoundError
 
-from hub.card import code, front_matter
-from hub.client import CLIENT_ERRORS, Hub, SignInNeeded, expired, explain, explained, may_pass, try_again
+from hub.card_text import code, front_matter
+from hub.client import CLIENT_ERRORS, Hub, SignInNeeded, expired, explain, explained, may_pass, rooted, try_again
 from hub.identity import Identity, whoami
 from hub.patience import Trial
 from hub.publish import JOB_LINE, Published, PublishFailed
@@ -81,7 +81,7 @@ def publish_statistics(
                 )
             return Published(repo_id, commit.pr_url or _page(hub, repo_id, place), commit.oid)
         except (*CLIENT_ERRORS, ValueError, RuntimeError) as error:
-            failed = error
+            failed = rooted(error)
         if expired(failed):
             raise _failed(hub, failed, repo_id)
         done = _done(hub, identity, repo_id, place, job_id)  # it may be there all the same

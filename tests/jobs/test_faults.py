@@ -1,0 +1,87 @@
+"""The Hub misbehaves in each stage of a job: retried where that is right, else a clear end; nothing half-published."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.loopback_hub import LoopbackHub
+from hub import patience
+from hub.client import Hub
+from hub.patience import Patience
+from jobs import stages
+from jobs.job import JobFolder
+from jobs.stages import StageContext
+from merging.errors import MergeError
+from merging.recipe import Recipe, recipe_from_dict
+from tests.jobs.faults import CASES, REPO, STAGES, Case, World
+
+QUICK = [case for case in CASES if not case.slow]
+pytestmark = pytest.mark.slow  # a Hub of its own
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """One Hub for all cases."""
+    root = tmp_path_factory.mktemp("faults")
+    with LoopbackHub(root / "first") as hub:
+        yield World(hub, root)
+
+
+@pytest.fixture
+def told() -> Iterator[list[str]]:
+    """What the waiting says; nobody waits long."""
+    lines: list[str] = []
+    quick = Patience(trouble=0.6, asked=2.0, first=0.02, longest=0.1, quiet=0.5, say=lines.append)
+    before = patience.be(quick)
+    yield lines
+    patience.be(before)
+
+
+def recipe(case: Case) -> Recipe:
+    """The merge that the case disturbs."""
+    calibration = {"data": "bob/texts", "examples": 8, "max_length": 16}
+    models = [{"model": f"bob/m{i}"} | ({"calibration": calibration} if case.statistics else {}) for i in (0, 1)]
+    method = "regmean" if case.statistics else "average"
+    return recipe_from_dict({"merge_method": method, "models": models, "output": {"repo_id": REPO}})
+
+
+def run(hub: Hub, folder: JobFolder, case: Case, world: World | None, first: str = "pin") -> tuple[str, str]:
+    """The stages from `first` on, in this world disturbed; the one that failed and why, or ("", "")."""
+    context = StageContext(folder, hub, recipe(case), device="cpu", threads=1)
+    for stage in STAGES[STAGES.index(first) :]:
+        if stage == case.stage and world is not None:
+            case.act(world)
+        try:
+            for _ in stages.STAGES[stage](context):
+                pass
+        except MergeError as error:
+            return stage, str(error).splitlines()[0]
+    return "", ""
+
+
+def _general(why: str, world: World) -> str:
+    """A sentence without what differs from run to run."""
+    why = why.replace(world.hub.url, "{hub}").replace("bob/m0", "bob/m1")
+    why = re.sub(r"of [\d,]{9,} bytes", "of {many} bytes", re.sub(r", for \d+ s", "", why))
+    return re.sub(r"'[0-9a-f]{40}'", "'{commit}'", why)
+
+
+@pytest.mark.parametrize("case", QUICK, ids=[case.name for case in QUICK])
+def test_a_fault_of_the_hub(case: Case, world: World, told: list[str], tmp_path: Path) -> None:
+    """What the table says: the end, the log, what is left on the Hub, and what comes of going on."""
+    world.anew()
+    folder = JobFolder(tmp_path, "m1")
+    folder.create()
+    failed, why = run(world.ann, folder, case, world)
+    assert _general(why, world) == case.ends
+    assert failed == (case.stage if case.ends else "")
+    assert not case.log or any(re.fullmatch(case.log, line) for line in told)
+    left, commits = world.left()
+    assert (left, commits) == (case.left, int(left in ("whole", "theirs")))
+    if case.ends:
+        hub = world.mend()
+        run(hub, folder, case, None, failed)
+        left, commits = world.left()
+        assert (left, commits) == (case.later, int(left in ("whole", "theirs")))
