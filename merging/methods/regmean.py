@@ -87,24 +87,25 @@ def _add_product(target: Tensor, delta: Tensor, gram: Tensor, alpha: float, shar
         target.addcmul_(delta, gram.diagonal().double(), value=share * (1 - alpha))
 
 
-def _sum(weights: tuple[float, ...], grams: Sequence[Tensor], alpha: float) -> Tensor:
-    """S = Σ wᵢ G̃ᵢ, (in, in) float64, stored by columns as LAPACK wants it."""
-    total = torch.zeros_like(grams[0], dtype=torch.float64)
+def _sum(weights: tuple[float, ...], grams: Sequence[Tensor], alpha: float, out: Tensor) -> Tensor:
+    """S = Σ wᵢ G̃ᵢ in `out`, (in, in) float64; the same matrix stored by columns, as LAPACK wants it."""
     for index, share in enumerate(weights):
         gram = grams[index]
         for start in range(0, len(gram), ROWS):  # torch would make a float64 copy of the whole of it
-            total[start : start + ROWS].add_(gram[start : start + ROWS], alpha=share)
+            rows, part = out[start : start + ROWS], gram[start : start + ROWS]
+            rows.add_(part, alpha=share) if index else rows.copy_(part).mul_(share)
         del gram  # before the next one is read: one at a time is in memory where they are read on demand
-    seen = total.diagonal().clone()
+    seen = out.diagonal().clone()
     if alpha != 1.0:
-        total.mul_(alpha)
-        total.diagonal().copy_(seen)
-    return total.T
+        out.mul_(alpha)
+        out.diagonal().copy_(seen)
+    return out.T
 
 
 def _solver(weights: tuple[float, ...], grams: Sequence[Tensor], alpha: float, ridge: float) -> _Solver:
     """The Cholesky factor of S + λI; λ grows tenfold until it succeeds."""
-    total = _sum(weights, grams, alpha)
+    memory = torch.empty_like(grams[0], dtype=torch.float64)  # to take it anew for each attempt would cost as much
+    total = _sum(weights, grams, alpha, memory)
     seen = total.diagonal().clone()
     scale = float(seen.mean())
     if scale <= 0.0:
@@ -115,8 +116,7 @@ def _solver(weights: tuple[float, ...], grams: Sequence[Tensor], alpha: float, r
     strength, info = ridge * scale, torch.empty((), dtype=torch.int32, device=total.device)
     for attempt in range(12):
         if attempt:  # the failed factorisation overwrote it
-            del total
-            total = _sum(weights, grams, alpha)
+            total = _sum(weights, grams, alpha, memory)
         total.diagonal().copy_(seen + strength)
         torch.linalg.cholesky_ex(total, out=(total, info))  # in place: a wide layer's S has gigabytes
         if int(info) == 0:
