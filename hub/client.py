@@ -32,6 +32,7 @@ from merging.errors import InputError, MergeError
 
 RepoType = Literal["model", "dataset", "space"]
 CLIENT_ERRORS = (HfHubHTTPError, HFValidationError, EntryNotFoundError, httpx2.HTTPError, OSError)
+TOKEN = re.compile(r"[!-~]{1,8192}")  # what can be sent as one
 UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")
 COMMIT = re.compile("[0-9a-f]{40}")
 DEFAULT = "https://huggingface.co"  # the Hub where HF_ENDPOINT names no other
@@ -99,7 +100,7 @@ def hub_of_this_machine() -> Hub:
     Raises SignInNeeded for a token that cannot be sent.
     """
     token = get_token()
-    if token and not (token.isascii() and token.isprintable()):
+    if token and not TOKEN.fullmatch(token):
         raise SignInNeeded("Your token is not valid", "it holds characters that no token has", LOG_IN_AGAIN)
     return Hub(None, token or False, own_machine=True)
 

@@ -18,7 +18,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hub.client import Hub, SignInNeeded
+from hub.client import TOKEN, Hub, SignInNeeded
 from merging.errors import InputError, MergeError
 
 EMBEDDED = frozenset({"/preview.png"})  # the picture of a shared link: nothing that is not public, asked as nobody
@@ -35,7 +35,6 @@ FRAMEWORK = re.compile(
 UNUSED = re.compile(r"/(gradio_api|monitoring|svelte|pwa_icon)(/.*)?|/login/?")
 NOT_OURS = "Another site's page may not ask this service."
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
-TOKEN_LIMIT = 8192  # characters
 log = logging.getLogger(__name__)
 
 
@@ -120,7 +119,7 @@ class Access:
         SignInNeeded for a token that cannot be sent.
         """
         if token is not None and token.token:
-            if len(token.token) > TOKEN_LIMIT or not (token.token.isascii() and token.token.isprintable()):
+            if not TOKEN.fullmatch(token.token):
                 raise SignInNeeded("Your token is not valid", "it holds characters that no token has", "Sign in again")
             return Hub(self.endpoint, token.token, frozenset(token.scope.split()) if token.scope else None)
         if self.single_user and request is not None and request.headers.get("origin"):

@@ -1,0 +1,73 @@
+"""The service with sign-in, one of its users with private things, and secrets planted beforehand."""
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from huggingface_hub import HfApi
+
+from demo.loopback_hub import LoopbackHub
+from tests.end_to_end.conftest import browser as browser
+from tests.served import program, run_job, served
+from tests.tiny_models import save_tiny
+
+LABELS = ("zebrafish", "yakitori", "quokka")
+MODELS = ("ana/secret-one", "ana/secret-two")
+MERGED = "ana/hidden-result"
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A running app, its Hub, what ana has there, and what nobody else may ever see."""
+
+    url: str
+    hub: LoopbackHub
+    folder: Path
+    token: str  # ana's
+    done: dict[str, Any]  # ana's job that has published
+    held: str  # the id of ana's job that runs as long as the Hub holds back the weights
+    planted: tuple[str, ...]  # ana's token, the key of the job store, the secret of the sign-in
+    private: tuple[str, ...]  # words that stand in ana's models, jobs and results alone
+
+
+def average(repo_id: str, **changes: Any) -> str:
+    """A recipe of ana's private models."""
+    models = [{"model": model} for model in MODELS]
+    return yaml.safe_dump({"merge_method": "average", "models": models, "output": {"repo_id": repo_id}, **changes})
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """One of ana's jobs has ended and one is running when the tests begin."""
+    folder = tmp_path_factory.mktemp("guarded")
+    with LoopbackHub(folder / "hub") as hub:
+        hub.add_user("ana")
+        hub.add_user("bea")
+        token = hub.add_token("ana")
+        api = HfApi(endpoint=hub.url, token=token)
+        shas = []
+        for seed, model in enumerate(MODELS):
+            api.create_repo(model, private=True)
+            place = save_tiny(folder / "models" / str(seed), seed=seed, labels=LABELS)
+            shas.append(api.upload_folder(repo_id=model, folder_path=place).oid)
+        api.create_repo("ana/gated")
+        api.upload_folder(repo_id="ana/gated", folder_path=folder / "models" / "0")
+        api.update_repo_settings("ana/gated", gated="manual")
+        key = secrets.token_urlsafe(32)
+        environment = {**hub.oauth_environment(), "MERGE_SECRET_KEY": key, "TMPDIR": str(folder / "tmp")}
+        (folder / "tmp").mkdir()
+        home = folder / "served"
+        home.mkdir()
+        with served(home, environment) as url:
+            client = program(url, token)
+            done = run_job(client, average(MERGED))
+            hub.set_fault("/resolve/.*safetensors", method="GET", skip=4, delay=2.0, times=None)
+            held = client.predict(average("ana/held-back", seed=1), api_name="/submit")["id"]
+            private = (*LABELS, *shas, MERGED, "held-back", done["commit"])
+            planted = (token, key, environment["OAUTH_CLIENT_SECRET"])
+            yield Guarded(url, hub, home, token, done, held, planted, private)
+            hub.clear_faults()
