@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
+from hub.card_figures import figures_section, model_index
+from hub.card_text import code, escape, front_matter
 from hub.how_to_load import Loadable, how_to_load, loadable
 from merging.engine import Report
 from merging.parent import Parent, with_base
@@ -13,24 +13,6 @@ from merging.recipe import Recipe
 
 PERMISSIVE = ("cc0-1.0", "unlicense", "wtfpl", "mit", "isc", "bsd-2-clause", "bsd-3-clause", "apache-2.0", "cc-by-4.0")
 FALLBACKS_SHOWN = 20
-ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
-
-
-def escape(text: str, limit: int = 200) -> str:
-    """Text of a stranger as plain words in Markdown: one line, no markup, no HTML."""
-    line = " ".join(text.split())[:limit]
-    return re.sub(r"[\\`*_{}\[\]()#+!|<>~$&]", lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), line)
-
-
-def code(text: str, limit: int = 200) -> str:
-    """Text of a stranger as an inline code span, also inside a table: nothing in it can end the span."""
-    line = " ".join(text.split())[:limit].replace("`", "'").replace("|", "¦").replace("<", "‹").replace(">", "›")
-    return f"`{line}`" if line else ""
-
-
-def front_matter(data: Mapping[str, Any]) -> str:
-    """The YAML block at the head of a README."""
-    return f"---\n{yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True)}---\n"
 
 
 def merged_license(licenses: Sequence[str]) -> str:
@@ -66,11 +48,12 @@ def render_card(
     root = loadable(by_task.get(recipe.output.root or "", parents[0]) if heads else parents[0])
     models = [loadable(by_task[task], task) for task in heads] or [root]
     blocks = [
-        front_matter(_metadata(recipe, parents, root, base)),
+        front_matter(_metadata(recipe, parents, root, base) | model_index(repo_id, report.get("evaluation") or {})),
         f"# {escape(repo_id.rpartition('/')[2])}",
         _what(recipe, parents, heads),
         _parents_table(recipe, parents, base),
         how_to_load(repo_id, models),
+        figures_section(report.get("evaluation") or {}),
         _facts(report),
         f"## Recipe\n\nAs `recipe.yaml` in this repo has it, with pinned revisions:\n\n{_recipe_block(recipe)}",
         _link_back(repo_id, service_url),

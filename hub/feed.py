@@ -57,11 +57,11 @@ class HubFeed:
         for index, model in enumerate(self._models):
             for file in model.weights if model.revision else ():
                 piece, path = Piece(index, file), self._path(Piece(index, file))
-                if piece in self._last and is_right(path, facts_of(model, file)):
+                if (piece in self._last or piece in self._supply.kept) and is_right(path, facts_of(model, file)):
                     self._here.add(piece)
                 else:
                     path.unlink(missing_ok=True)
-        self._fetched = self._supply.bytes_of(self._here)
+        self._fetched = self._supply.bytes_of(self._here & self._last.keys())
         self._written = sum(self._supply.written.values()) - sum(self._supply.written[path] for path in self._order)
 
     def needs_room(self, shard: Shard) -> bool:
@@ -86,7 +86,7 @@ class HubFeed:
 
     def release(self, shard: Shard) -> None:
         """Delete what no later shard reads."""
-        for piece in [piece for piece in self._here if self._last[piece] == shard.path]:
+        for piece in [piece for piece in self._here - self._supply.kept if self._last[piece] == shard.path]:
             self._source(piece.model).drop(piece.file)
             self._path(piece).unlink(missing_ok=True)
             self._here.remove(piece)

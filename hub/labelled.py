@@ -1,6 +1,6 @@
 """Labelled examples for an evaluation, from a dataset of the Hub or a file: columns and labels found, or named.
 
-A column that is not named is guessed by its usual names and by what it holds; `peek` says what would be guessed.
+A column that is not named is guessed by its usual names and by what it holds.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +12,12 @@ from typing import Any
 from hub.client import Hub
 from hub.datasets import POOL, TEXT_LIMIT, drawn, label_name, listed, no_column, open_rows, text_column_of
 from merging.errors import InputError
-from merging.evaluation.kind import Example
+from merging.evaluation.facts import Example
 from merging.recipe import EvaluationSet
 
 LABEL_COLUMNS = ("label", "labels", "intent", "emotion", "sentiment", "category", "class", "topic", "target", "gold")
 WORD_COLUMNS = ("tokens", "words")
 TAG_COLUMNS = ("ner_tags", "tags", "labels", "ner", "pos_tags", "chunk_tags")
-PEEKED = 20  # rows
 
 
 @dataclass(frozen=True)
@@ -35,19 +34,8 @@ class Labelled:
 
     examples: tuple[Example, ...]
     revision: str
-    columns: Columns
+    columns: Columns | None = None
     unlabelled: int = 0  # rows that were left out, for they have no label
-
-
-@dataclass(frozen=True)
-class Peek:
-    """What a few rows of a dataset show, for a person to correct."""
-
-    columns: tuple[str, ...]
-    text: str  # the column that would be taken; "" where it has to be named
-    label: str
-    labels: tuple[str, ...]  # as far as they are known: all class names, or those of the first rows
-    by_word: bool  # an example is a list of words
 
 
 def load_labelled(
@@ -85,24 +73,6 @@ def load_labelled(
         why = f"none of its {unlabelled:,} rows has one" if unlabelled else "every row of it is empty"
         raise InputError(what, why, "Pick another split or column", "label_column" if unlabelled else "")
     return Labelled(tuple(drawn(found, wish.examples, wish.seed)), source.revision, columns, unlabelled)
-
-
-def peek(hub: Hub, data: str, *, cache_dir: Path | None = None, files_allowed: bool = False) -> Peek:
-    """The first rows of a dataset. Raises InputError where it cannot be read."""
-    source = open_rows(hub, data, cache_dir=cache_dir, files_allowed=files_allowed)
-    rows = list(islice(source.rows, PEEKED))
-    if not rows:
-        raise InputError(f"{data} is empty", "it has no rows", "Pick another split")
-    by_word = any(_is_words(rows[0].get(name)) for name in WORD_COLUMNS)
-    wish = EvaluationSet(data=data)
-    text = label = ""
-    try:
-        text = columns_of(rows[0], source.classes, wish, by_word=by_word, labelled=False).text
-        label = columns_of(rows[0], source.classes, wish, by_word=by_word).label
-    except InputError:
-        pass  # what is not found stays open
-    names = source.classes.get(label) or _labels(rows, Columns(text, label), by_word) if label else ()
-    return Peek(tuple(map(str, rows[0])), text, label, tuple(names), by_word)
 
 
 def columns_of(
@@ -169,11 +139,6 @@ def _name(value: Any, classes: Sequence[str]) -> str | None:
 
 def _items(value: Any) -> list[Any]:
     return value.split() if isinstance(value, str) else list(value or [])
-
-
-def _labels(rows: Sequence[Mapping[str, Any]], columns: Columns, by_word: bool) -> list[str]:
-    found = [_example(row, columns, (), by_word).label for row in rows]
-    return sorted({name for label in found if label for name in (label if isinstance(label, tuple) else [label])})
 
 
 def _chain(first: Mapping[str, Any], rest: Iterator[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:

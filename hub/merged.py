@@ -7,6 +7,7 @@ from typing import Any
 
 from hub.client import Hub
 from hub.how_to_load import Loadable, loadable_from
+from hub.merge_report import REPORT_FILE, REPORT_LIMIT, read_report
 from hub.repository import CONFIG_LIMIT, THREADS, RemoteRepo, open_repo, read_small
 from merging.errors import InputError
 from merging.json_text import plain_json
@@ -15,6 +16,7 @@ from merging.recipe import Recipe, recipe_from_yaml, valid_repo_id
 from merging.yaml_text import YAML_LIMIT
 
 RECIPE_FILE = "recipe.yaml"
+MADE_HERE = "merge-my-models"  # a tag of every card that is written here
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,9 @@ class MergedModel:
     license: str
     private: bool
     url: str
+    made_here: bool = False  # its card says so
+    gated: bool = False
+    report: dict[str, Any] | None = None  # `evaluation` and `differences`, see `hub.merge_report`
 
 
 def read_merged(hub: Hub, repo_id: str) -> MergedModel:
@@ -50,6 +55,9 @@ def read_merged(hub: Hub, repo_id: str) -> MergedModel:
         license=repo.license,
         private=repo.private,
         url=f"{hub.url}/{repo.repo_id}",
+        made_here=MADE_HERE in repo.tags,
+        gated=repo.gated,
+        report=_report(hub, repo),
     )
 
 
@@ -65,6 +73,16 @@ def read_recipe(hub: Hub, repo: RemoteRepo) -> Recipe:
         raise InputError(f"{repo_id} has a broken {RECIPE_FILE}", "it is not text", "Ask its owner") from None
     except InputError as error:
         raise InputError(f"{repo_id} has a {RECIPE_FILE} that cannot be used", str(error), "Ask its owner") from None
+
+
+def _report(hub: Hub, repo: RemoteRepo) -> dict[str, Any] | None:
+    """The figures of the merge; None where it has none, or none that can be used."""
+    if REPORT_FILE not in repo.files:
+        return None
+    try:
+        return read_report(read_small(hub, repo, REPORT_FILE, REPORT_LIMIT), repo.repo_id)
+    except InputError:
+        return None  # the page of a model stands without its figures
 
 
 def _models(hub: Hub, repo: RemoteRepo, folders: Sequence[str]) -> tuple[Loadable, ...]:

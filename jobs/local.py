@@ -3,7 +3,7 @@
 import fcntl
 import json
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -100,7 +100,7 @@ def merge_here(
             folder, hub, recipe, folders_allowed=True, device=device, threads=threads, memory=memory, publishes=False
         )
         try:
-            for stage in (stages.pin, stages.fetch, stages.calibrate, stages.merge, *([stages.check] if check else [])):
+            for stage in _stages(recipe, check):
                 yield from stage(context)
         except BaseException as error:
             wrong = isinstance(error, InputError) and not isinstance(error, SignInNeeded)
@@ -118,6 +118,12 @@ def merge_here(
         write_atomically(out / REPORT, json.dumps(report))
         _discard(work)
     return Report.from_dict(report)
+
+
+def _stages(recipe: Recipe, check: bool) -> tuple[Callable[[StageContext], stages.Steps], ...]:
+    """The stages of a merge that stays on this machine."""
+    last = [stages.check] * check + [stages.evaluate] * bool(recipe.evaluate)
+    return (stages.pin, stages.fetch, stages.calibrate, stages.merge, *last)
 
 
 def collect_here(

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from hub.card import escape, front_matter, render_card
+from hub.card import render_card
+from hub.card_text import escape, front_matter
 from hub.client import Hub
+from hub.merge_report import REPORT_FILE, public_report
 from hub.publish import Published, portable, publish, publishable, without_local_paths
 from hub.resolve import resolve, result_is_private
 from hub.upload import watched
@@ -122,6 +124,7 @@ def _fill(
     report, (parents, base) = read_json(folder / REPORT), seen
     if public is not None and report and len(parents) == len(public.models):
         write_atomically(copy / CARD, render_card(public, parents, report, base=base, repo_id=repo_id))
+        write_atomically(copy / REPORT_FILE, public_report(report))
     else:
         write_atomically(copy / CARD, _plain_card(public, parents, repo_id))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from jobs.shell import say
 from merging.errors import InputError
-from merging.recipe import ModelEntry, Recipe, recipe_from_yaml, valid_repo_id
+from merging.recipe import EvaluationSet, ModelEntry, Recipe, recipe_from_yaml, valid_repo_id
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -22,7 +22,9 @@ def read_recipe(path: Path) -> Recipe:
             _hint_at_folder(entry.model, where)
     models = tuple(_absolute(entry, path.parent) for entry in recipe.models)
     base_model = _absolute(base, path.parent).model if base else None
-    return recipe.model_copy(update={"models": models, "base_model": base_model}).without_base_among_models()
+    sets = tuple(_with_its_file(one, path.parent) for one in recipe.evaluate)
+    changes = {"models": models, "base_model": base_model, "evaluate": sets}
+    return recipe.model_copy(update=changes).without_base_among_models()
 
 
 def _text_of(path: Path) -> str:
@@ -50,6 +52,17 @@ def _hint_at_folder(name: str, where: str) -> None:
     if not valid_repo_id(name):
         raise InputError(f"{name} is a folder", "a name without ./ is a model of the Hub", f"Write ./{name}", where)
     say(f"note: {name} is taken as a model of the Hub; for the folder of that name write ./{name}")
+
+
+def _with_its_file(one: EvaluationSet, folder: Path) -> EvaluationSet:
+    """The evaluation set with the path of a file of this machine made absolute. Raises InputError for a missing one."""
+    from hub.datasets import is_local, raise_unless_readable
+
+    if not is_local(one.data) or one.is_handed_over:
+        return one
+    place = str((folder / Path(one.data).expanduser()).resolve())
+    raise_unless_readable(place, "evaluate")
+    return one.model_copy(update={"data": place})
 
 
 def _absolute(entry: ModelEntry, folder: Path) -> ModelEntry:

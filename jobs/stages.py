@@ -24,7 +24,7 @@ from jobs.job import JobFolder, read_json, write_atomically
 from jobs.stage import job_folder
 from merging.checkpoint import open_parent
 from merging.errors import InputError, MergeError
-from merging.offload import available_memory
+from merging.machine import available_memory
 from merging.parent import Parent, with_base
 from merging.plan import Plan, make_plan, memory_problem
 from merging.progress import Progress
@@ -51,6 +51,7 @@ class StageContext:
     device: str = "auto"
     threads: int = 0
     memory: int = 2 << 30  # bytes
+    reserve: int = 0  # bytes of the disk that are not the job's
     public_url: str = ""
     publishes: bool = True  # False on the command line's own machine: the result stays a folder
 
@@ -107,7 +108,7 @@ def pin(context: StageContext) -> Steps:
     yield Progress("pin", 0, 1, "steps", "reading headers")
     resolved = resolve(context.hub, context.recipe, folders_allowed=context.folders_allowed).raise_if_impossible()
     plan = make_plan(resolved.recipe, resolved.parents, resolved.base).raise_if_impossible()
-    free = shutil.disk_usage(context.folder.path).free + context.folder.size
+    free = shutil.disk_usage(context.folder.path).free + context.folder.size - context.reserve
     too_large = disk_problem(plan.disk_bytes, free) or memory_problem(plan, context.memory)
     output = check_output(context.hub, context.recipe) if context.publishes else []
     errors = [problem for problem in output if problem.severity == "error"]
@@ -344,9 +345,17 @@ def check(context: StageContext) -> Steps:
     return {"checked": len(found)}
 
 
+def evaluate(context: StageContext) -> Steps:
+    """Compare the merge with its parents: see `jobs.evaluation`."""
+    from jobs.evaluation import evaluate as run
+
+    return (yield from run(context))
+
+
 def publish(context: StageContext) -> Steps:
     """Write the card and publish all files in one commit; again after a kill, it is the same commit."""
     from hub.card import render_card
+    from hub.merge_report import REPORT_FILE, public_report
     from hub.publish import publish as upload
     from hub.publish import without_local_paths
     from hub.upload import watched
@@ -363,6 +372,7 @@ def publish(context: StageContext) -> Steps:
     write_atomically(context.folder.output / "recipe.yaml", public.without_output().to_yaml())
     card = render_card(public, parents, report, base=base, repo_id=repo_id, service_url=context.public_url)
     write_atomically(context.folder.output / "README.md", card)
+    write_atomically(context.folder.output / REPORT_FILE, public_report(report.as_dict()))
     published = yield from watched(
         lambda meter: upload(
             context.hub,
@@ -399,10 +409,11 @@ def _context(path: Path, request: Mapping[str, Any]) -> StageContext:
         device=request["device"],
         threads=request["threads"],
         memory=request["memory"],
+        reserve=request.get("reserve", 0),
         public_url=request["public_url"] or "",
     )
 
 
 STAGES: Mapping[str, Callable[[StageContext], Steps]] = {
-    function.__name__: function for function in (pin, fetch, calibrate, merge, check, publish)
+    function.__name__: function for function in (pin, fetch, calibrate, merge, check, evaluate, publish)
 }

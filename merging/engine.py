@@ -53,6 +53,7 @@ class Report:
     fallbacks: Mapping[str, str] = field(default_factory=dict)  # tensor -> reason
     notes: tuple[str, ...] = ()
     differences: Mapping[str, Any] = field(default_factory=dict)  # of the models, see `merging.differences`
+    evaluation: Mapping[str, Any] = field(default_factory=dict)  # what a later stage finds, see docs/evaluation.md
     hashing: float = 0.0  # seconds of `seconds` that the hashes of the output took
     peak_memory: int = 0  # bytes: the most anonymous memory of the process seen while it merged
 

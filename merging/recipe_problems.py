@@ -1,6 +1,7 @@
 """What is wrong with a recipe by itself, whatever its models turn out to be."""
 
 from collections import Counter
+from collections.abc import Iterator
 
 from merging.errors import Problem
 from merging.recipe import Recipe
@@ -32,6 +33,7 @@ def recipe_problems(recipe: Recipe) -> list[Problem]:
                     f"The task {task} is named like a file", "it becomes a folder", "Rename it", f"models.{index}.task"
                 )
             )
+    problems += _evaluation_problems(recipe)
     root = recipe.output.root
     if root is not None and root not in recipe.tasks:
         problems.append(
@@ -45,3 +47,15 @@ def recipe_problems(recipe: Recipe) -> list[Problem]:
         what = f"{method.title} needs the model that the others were fine-tuned from"
         problems.append(Problem(what, "the recipe names none", "Name it as base_model, or use average", "base_model"))
     return problems
+
+
+def _evaluation_problems(recipe: Recipe) -> Iterator[Problem]:
+    """Tasks of evaluation sets that are none of the recipe's."""
+    known = f"the tasks are {', '.join(recipe.tasks)}"
+    for number, one in enumerate(recipe.evaluate):
+        where = f"evaluate.{number}"
+        if one.head is not None and one.head not in recipe.tasks:
+            yield Problem(f"{one.title}: there is no task {one.head}", known, "Pick one", f"{where}.head")
+        for task in one.in_domain:
+            if task not in recipe.tasks:
+                yield Problem(f"{one.title}: there is no task {task}", known, "Pick some", f"{where}.in_domain")

@@ -1,8 +1,9 @@
 """Which files of its models a merge needs and when, and how much disk that takes at a time.
 
 Small files and statistics are there from the beginning to the end. A weight file comes when the first output shard
-reads it and goes when no later one does; only those of a model from which statistics are collected come before. All
-output stays. What lies in a folder of the user's own is used where it is: it is never fetched, and never deleted.
+reads it and goes when no later one does; only those of a model from which statistics are collected come before, and
+those of all parents stay where the merge is to be compared with them. All output stays. What lies in a folder of the
+user's own is used where it is: it is never fetched, and never deleted.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,6 +41,7 @@ class Supply:
     written: Mapping[str, int]  # output shard -> bytes
     sizes: Mapping[Piece, int]  # bytes of every piece that is fetched
     whole: frozenset[Piece]  # fetched before anything is merged: statistics are collected of these models
+    kept: frozenset[Piece]  # not deleted when the merge needs them no more: the models are compared with it
     small: int  # bytes to fetch beside the weights: configs, tokenizers, statistics
     beside: int  # bytes that lie on the disk from the beginning to the end: these, their copies, and our own notes
 
@@ -57,7 +59,9 @@ class Supply:
             present |= pieces
             written += self.written[shard]
             most = max(most, written + self.bytes_of(present))
-            present = {piece for piece in present if last.get(piece) != shard}
+            present = {piece for piece in present if last.get(piece) != shard or piece in self.kept}
+        if self.kept:  # all of them, the merge, and the plain average
+            most = max(most, self.bytes_of(self.kept) + 2 * written)
         return most + self.beside
 
     def last_needs(self, shards: Iterable[str]) -> dict[Piece, str]:
@@ -87,13 +91,18 @@ def supply_of(recipe: Recipe, arranged: Arrangement, shards: Sequence[Shard], ou
         if entry.calibration and kind not in parent.statistics
     ]
     whole = frozenset(Piece(i, file) for i, parent, *_ in collected if parent.revision for file in parent.weights)
-    wanted = whole.union(*needs.values())
+    kept = frozenset(
+        Piece(i, file) for i, parent in enumerate(arranged.parents) if parent.revision for file in parent.weights
+    )
+    kept = kept if recipe.evaluate else frozenset()
+    wanted = whole.union(kept, *needs.values())
     small = small_bytes(recipe, arranged.parents, arranged.base)
     return Supply(
         needs,
         {shard.path: shard.nbytes for shard in shards},
         {piece: models[piece.model].files.get(piece.file, 0) for piece in sorted(wanted)},
         whole,
+        kept,
         small,
         small
         + sum(collected_bytes(parent, kind, numbers) for _, parent, kind, numbers in collected)

@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from merging.evaluation.answers import Answers
-from merging.evaluation.kind import Answering, Example, Floats, Kind, Watch, forward, label_names
+from merging.evaluation.facts import Example, label_names
+from merging.evaluation.kind import Answering, Floats, Kind, Watch, forward
 from merging.loading import Loaded
 
 
@@ -13,7 +14,6 @@ class Classification(Kind):
     """One label for each text."""
 
     name = "classification"
-    output = "classes"
     metric = "accuracy"
 
     def answer(self, loaded: Loaded, examples: Sequence[Example], size: int, watch: Watch) -> Answering:

@@ -17,7 +17,8 @@ from merging.evaluation.answers import Answers, read_answers
 from merging.evaluation.bootstrap import resample
 from merging.evaluation.closeness import Closeness
 from merging.evaluation.ensembles import instance_wise, of_logits
-from merging.evaluation.kind import Answering, Example, Kind, label_names, unwatched
+from merging.evaluation.facts import Example, label_names, wanted_kind
+from merging.evaluation.kind import Answering, Kind, unwatched
 from merging.evaluation.kinds import KINDS, kind_of
 from merging.evaluation.labels import fits, match_labels
 from merging.loading import Loaded, load
@@ -90,7 +91,8 @@ class Comparison:
             return None
 
     def _question(self, one: LabelledSet) -> "_Question":
-        kind = self._kind(one)
+        configs = [(own.task, own.config) for own in self.candidates if own.who == "parent"]
+        kind = KINDS[wanted_kind(one.wish, one.number, configs)]
         parents = [own for own in self.candidates if own.who == "parent" and kind_of(own.config) is kind]
         if not parents:
             made = ", ".join(dict.fromkeys(self._made_for(own) for own in self.candidates if own.who == "parent"))
@@ -112,20 +114,6 @@ class Comparison:
     def _made_for(self, own: Candidate) -> str:
         kind = kind_of(own.config)
         return kind.name if kind else str((own.config.get("architectures") or ["nothing that has figures here"])[0])
-
-    def _kind(self, one: LabelledSet) -> Kind:
-        if one.wish.kind != "auto":
-            return KINDS[one.wish.kind]
-        head = self._wished_head(one)
-        parents = [own for own in self.candidates if own.who == "parent"]
-        found = [kind_of(own.config) for own in parents if not head or own.task == head]
-        kinds = list(dict.fromkeys(kind for kind in found if kind is not None))
-        if len(kinds) != 1:
-            known = ", ".join(KINDS)
-            what = f"What kind of task is {one.wish.title}?"
-            why = "the models are made for several" if kinds else f"figures are defined for {known}"
-            raise InputError(what, why, "Say its kind", f"evaluate.{one.number}.kind")
-        return kinds[0]
 
     def _wished_head(self, one: LabelledSet) -> str:
         return one.wish.head or (one.wish.in_domain[0] if one.wish.in_domain else "")

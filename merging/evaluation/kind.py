@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -11,40 +10,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from merging.errors import InputError
 from merging.evaluation.answers import Answers
+from merging.evaluation.facts import Example
 from merging.loading import Loaded, batches
-from merging.variants import output_of
 
 Floats = NDArray[np.float64]
-Words = str | tuple[str, ...]
 Watch = Callable[[Sequence[int], Mapping[str, Tensor]], AbstractContextManager[None]]
 Answering = Generator[int, None, Answers]  # yields how many examples are answered
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row of a labelled set: a text with its label, words with one label each, or a text alone."""
-
-    text: Words
-    label: Words | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        """Plain data, as JSON keeps it."""
-        return {"text": self.text, "label": self.label}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> "Example":
-        """The example that `as_dict` gave."""
-        text, label = data["text"], data["label"]
-        return cls(tuple(text) if isinstance(text, list) else text, tuple(label) if isinstance(label, list) else label)
 
 
 class Kind(ABC):
     """One kind of task. Its figures follow from sums over examples, so that all of them can be resampled at once."""
 
     name: ClassVar[str]
-    output: ClassVar[str]  # of the models that it fits, see `merging.variants`
     metric: ClassVar[str]  # the one that is shown first
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     labelled: ClassVar[bool] = True
@@ -84,17 +62,3 @@ def forward(
 def unwatched(chosen: Sequence[int], inputs: Mapping[str, Tensor]) -> AbstractContextManager[None]:
     """The `watch` of a model of which nothing but its answers is asked."""
     return nullcontext()
-
-
-def label_names(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Label names of a config.json in the order of their index; empty where it names none."""
-    names = config.get("id2label") or {}
-    return tuple(str(names[key]) for key in sorted(names, key=int))
-
-
-def output_or_none(config: Mapping[str, Any]) -> str | None:
-    """What a model of that config.json gives, None where it gives no probabilities."""
-    try:
-        return output_of(config)
-    except InputError:
-        return None

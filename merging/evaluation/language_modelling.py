@@ -6,7 +6,8 @@ import numpy as np
 import torch
 
 from merging.evaluation.answers import Answers
-from merging.evaluation.kind import Answering, Example, Floats, Kind, Watch, forward
+from merging.evaluation.facts import Example
+from merging.evaluation.kind import Answering, Floats, Kind, Watch, forward
 from merging.loading import Loaded
 
 SCORES = 64_000_000  # values of one batch: scores of a whole vocabulary for every token
@@ -16,7 +17,6 @@ class LanguageModelling(Kind):
     """The next token, at every place of a text but the first."""
 
     name = "language-modelling"
-    output = "next tokens"
     metric = "perplexity"
     better = "lower"
     labelled = False

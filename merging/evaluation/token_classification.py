@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from merging.evaluation.answers import Answers
-from merging.evaluation.kind import Answering, Example, Floats, Kind, Watch, forward, label_names
+from merging.evaluation.facts import Example, label_names
+from merging.evaluation.kind import Answering, Floats, Kind, Watch, forward
 from merging.loading import Loaded
 
 OUTSIDE = "O"
@@ -22,7 +23,6 @@ class TokenClassification(Kind):
     """One label for each word."""
 
     name = "token-classification"
-    output = "token classes"
     metric = "entity_f1"
     by_word = True
 

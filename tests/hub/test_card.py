@@ -8,7 +8,8 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 
-from hub.card import code, escape, merged_license, render_card
+from hub.card import merged_license, render_card
+from hub.card_text import code, escape
 from hub.how_to_load import pipeline_tag
 from merging.engine import Report
 from merging.parent import Parent
