@@ -15,11 +15,11 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 
 from merging.memory import anonymous_memory
 
 MEGABYTE = 1_000_000
+PIECE = 1 << 22  # values that are drawn at a time
 WORKER = """
 import json, sys
 from dataclasses import replace
@@ -43,20 +43,24 @@ print(run_to_end(merge(plan, parents, out, base=base, statistics=files, threads=
 
 
 def write(folder: Path, megabytes: int, seed: int, hidden: int = 1024) -> Path:
-    """A Llama-like checkpoint of random bfloat16 weights; one tensor holds a quarter of it."""
+    """A Llama-like checkpoint of random bfloat16 weights, written tensor by tensor; one holds a quarter of it."""
+    from merging.checkpoint import ShardWriter
+    from merging.tensors import TensorSpec
+
     folder.mkdir(parents=True)
     generator = torch.Generator().manual_seed(seed)
     values = megabytes * MEGABYTE // 2
     vocabulary = values // 4 // hidden
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.bfloat16)
-
-    tensors = {"model.embed_tokens.weight": draw(vocabulary, hidden)}
-    layers = (values - vocabulary * hidden) // (hidden * hidden)
-    for layer in range(layers):
-        tensors[f"model.layers.{layer}.self_attn.q_proj.weight"] = draw(hidden, hidden)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    shapes = {"model.embed_tokens.weight": (vocabulary, hidden)}
+    for layer in range((values - vocabulary * hidden) // (hidden * hidden)):
+        shapes[f"model.layers.{layer}.self_attn.q_proj.weight"] = (hidden, hidden)
+    specs = [TensorSpec(name, shape, torch.bfloat16) for name, shape in shapes.items()]
+    writer = ShardWriter(folder / "model.safetensors", specs)
+    for spec in specs:
+        for start in range(0, spec.numel, PIECE):
+            count = min(PIECE, spec.numel - start)
+            writer.write(spec.name, start, torch.randn(count, generator=generator, dtype=torch.bfloat16))
+    writer.finish()
     config = {"model_type": "llama", "architectures": ["LlamaModel"], "vocab_size": vocabulary, "hidden_size": hidden}
     (folder / "config.json").write_text(json.dumps(config))
     return folder
