@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="Address that the page listens on")
     port: int = Field(default=7860, ge=0, le=65535, description="Port of the page")
     public_url: str | None = Field(default=None, description="Address of this service in links and on cards")
+    examples: Path | None = Field(default=None, description="A YAML list of merges that an empty form offers")
     keep_days: int = Field(default=7, ge=1, description="Days after which ended jobs and their results are deleted")
     job_slots: int = Field(default=1, ge=1, description="Jobs that one worker runs at a time")
     jobs_per_user: int = Field(default=5, ge=1, description="Jobs that one user may have waiting or running")
@@ -43,6 +44,10 @@ class Settings(BaseSettings):
     )
     uploads: str = Field(default="500MB", description="Disk that uploaded files may take altogether")
     upload_hours: int = Field(default=1, ge=1, description="Hours after which an upload that nobody used is deleted")
+    try_limit: str = Field(
+        default="500MB",
+        description="Weights of a merge, and of its parents together, up to which its page tries them; `off`: never",
+    )
     log: Literal["text", "json"] = Field(default="text", description="How log lines are written; json: one object each")
 
     def __init__(self, **values: Any) -> None:
@@ -61,6 +66,11 @@ class Settings(BaseSettings):
         except InputError as error:
             raise ValueError(error.problem.why) from None
         return value
+
+    @field_validator("try_limit")
+    @classmethod
+    def _is_off_or_a_size(cls, value: str) -> str:
+        return value if value == "off" else str(cls._is_a_size(value))
 
     @field_validator("database_url")
     @classmethod

@@ -33,6 +33,7 @@ class MergedModel:
     url: str
     made_here: bool = False  # its card says so
     gated: bool = False
+    weight_bytes: int = 0  # of all its models, each file once
     report: dict[str, Any] | None = None  # `evaluation` and `differences`, see `hub.merge_report`
 
 
@@ -57,6 +58,11 @@ def read_merged(hub: Hub, repo_id: str) -> MergedModel:
         url=f"{hub.url}/{repo.repo_id}",
         made_here=MADE_HERE in repo.tags,
         gated=repo.gated,
+        weight_bytes=sum(
+            {
+                file.sha256 or name: file.size for name, file in repo.files.items() if name.endswith(".safetensors")
+            }.values()
+        ),
         report=_report(hub, repo),
     )
 

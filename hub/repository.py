@@ -68,6 +68,7 @@ class RemoteRepo:
     fine_tuned_from: str = ""  # the one base that the card names; "" for none, several, and parents of a merge
     private: bool = False
     gated: bool = False
+    tags: tuple[str, ...] = ()  # of its card, and what the Hub adds
 
 
 def open_repo(hub: Hub, repo_id: str, revision: str | None = None, where: str = "") -> RemoteRepo:
@@ -97,6 +98,7 @@ def open_repo(hub: Hub, repo_id: str, revision: str | None = None, where: str = 
         fine_tuned_from=_base_of(info.card_data),
         private=bool(info.private),
         gated=bool(info.gated),
+        tags=tuple(str(tag) for tag in info.tags or ()),
     )
 
 

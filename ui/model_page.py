@@ -14,6 +14,7 @@ from ui.desk import Desk
 from ui.forms import label, share, shared_parameters
 from ui.parts import fragment
 from ui.security import spoken
+from ui.try_it import TryItSection
 from ui.verify import VerifySection
 
 
@@ -27,6 +28,7 @@ class ModelPage:
         """Lay the page out inside the `page` that is open, and wire it."""
         self.body = fragment('<p class="mm-quiet">Reading the recipe …</p>', elem_id="merged")
         page.load(self._open, None, self.body, show_progress="hidden", api_visibility="private")
+        TryItSection(self._desk).build(page)
         VerifySection(self._desk).build(page)
 
     def _open(self, token: gr.OAuthToken | None, request: gr.Request) -> str:
