@@ -28,7 +28,7 @@ POLICY = (
     "connect-src 'self'; frame-ancestors 'self' {site}; object-src 'none'; base-uri 'self'"
 )
 FRAMEWORK = re.compile(
-    r"/gradio_api/(info|startup-events|theme\.css|upload|upload_progress|queue/(join|data)|heartbeat/\w+|cancel|reset|"
+    r"/gradio_api/(info|startup-events|theme\.css|upload|upload_progress|queue/(join|data)|run/predict|heartbeat/\w+|cancel|reset|"
     r"call/\w+(/\w+)?)/?"
     r"|/gradio_api/file=/.*"  # what somebody uploaded, by its hash: never an address that is fetched for whoever asks
 )  # of the framework's own routes those that the page and its clients use
