@@ -43,9 +43,13 @@ LOG_IN_AGAIN = "Mend HF_TOKEN if it is set, else run `hf auth login`"  # HF_TOKE
 class SignInNeeded(InputError):
     """Nobody is signed in, or the sign-in has run out: sign in and try again."""
 
+    passing = True
+
 
 class HubUnavailable(MergeError):
     """The Hub cannot be reached or is at fault: try again later."""
+
+    passing = True
 
 
 @dataclass(frozen=True)

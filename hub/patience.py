@@ -9,6 +9,7 @@ Repeated is what may be done twice: reads, uploads of a body under its own hash,
 repo and a commit are repeated here only if they never reached the Hub; else `hub.publish` looks first what was done.
 """
 
+import logging
 import re
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import Any
 import httpx2
 from huggingface_hub import set_client_factory
 from huggingface_hub.utils._http import hf_request_event_hook, parse_ratelimit_headers
-from huggingface_hub.utils.logging import ERROR, set_verbosity
+from huggingface_hub.utils.logging import set_verbosity
 
 PASSING = (408, 429, 500, 502, 503, 504)  # statuses that may be others in a moment
 QUESTIONS = re.compile(
@@ -246,4 +247,4 @@ def _session() -> httpx2.Client:
 
 
 set_client_factory(_session)
-set_verbosity(ERROR)  # its warnings of each try name signed links; what people should know is said here
+set_verbosity(logging.ERROR)  # its warnings of each try name signed links; what people should know is said here

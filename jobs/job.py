@@ -56,6 +56,7 @@ class Job:
     error: str = ""  # why it failed, in one sentence
     problem: Problem | None = None  # the same with its parts
     publishable: bool = False  # it failed, but its result is kept: sign in and publish
+    resumable: bool = False  # it failed before that, but all that was done is kept: sign in and go on
     purpose: Purpose = "merge"
     ahead: int = 0  # jobs, running and waiting, that come before it while it waits
     left: str = ""  # what a cancelled job has left on the Hub, in one sentence
@@ -98,7 +99,7 @@ class JobSpec:
 
 
 class JobFailed(MergeError):
-    """A job ended with a reason. `kept` says that its result waits to be published."""
+    """A job ended with a reason. `kept`: what was done is kept, and it can go on from `stage` with a new sign-in."""
 
     def __init__(self, problem: Problem, stage: str = "", kept: bool = False) -> None:
         super().__init__(problem.what, problem.why, problem.fix, problem.where)
@@ -220,6 +221,11 @@ class JobFolder:
     def settled(self) -> Path:
         """What came of publishing in a job that was cancelled meanwhile (`jobs.settle`)."""
         return self.path / "settled.json"
+
+    @property
+    def renewed(self) -> Path:
+        """There once the job has gone on with another sign-in, whose scopes nobody has noted."""
+        return self.path / "renewed"
 
     @property
     def starts(self) -> Path:

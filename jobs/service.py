@@ -252,15 +252,23 @@ class JobService:
         return self.get(id, user)
 
     @answers
-    def retry_publish(self, id: str, hub: Hub) -> Job:
-        """Publish the result that a failed job kept, with the token of a new sign-in. Raises InputError."""
+    def go_on(self, id: str, hub: Hub) -> Job:
+        """Go on with a failed job where it ended, with the token of a new sign-in: often there is only to publish.
+
+        Raises InputError for one that kept nothing, or when the user has too many jobs.
+        """
         user = whoami(hub).name
-        job = self.get(id, user)
-        if not job.publishable:
+        job, failure = self.get(id, user), _failure(self._require(id, user))
+        if failure is None or not (job.publishable or job.resumable):
             raise InputError("This job has no result to publish", f"it is {job.status}", "Run it again")
-        step = next(s["function_id"] for s in self._client.list_workflow_steps(id) if s["function_name"] == "publish")
-        self._store.tokens.put(id, str(hub.token))
-        self._client.rewind_workflow(id, start_step=step, queue_name=QUEUE, queue_partition_key=user)
+        steps = self._client.list_workflow_steps(id)
+        step = next(one["function_id"] for one in steps if one["function_name"] == failure.stage)
+        with self._store.submitting():
+            self._check_limit(user, job.repo_id)
+            self._store.tokens.put(id, str(hub.token))
+            self._folder(id).create()
+            self._folder(id).renewed.touch()
+            self._client.rewind_workflow(id, start_step=step, queue_name=QUEUE, queue_partition_key=user)
         return self.get(id, user)
 
     @property
@@ -359,7 +367,8 @@ class JobService:
             commit=published.get("commit", ""),
             error=str(failure) if failure else "",
             problem=failure.problem if failure else None,
-            publishable=bool(failure and failure.kept and folder.output.is_dir()),
+            publishable=bool(failure and failure.kept and failure.stage == "publish" and folder.output.is_dir()),
+            resumable=bool(failure and failure.kept and failure.stage != "publish" and folder.path.is_dir()),
             purpose=outline.purpose,
             left=settle.words(folder, outline.repo_id) if state == "cancelled" else "",
             settling=state == "cancelled" and settle.is_unsettled(folder),

@@ -7,9 +7,10 @@ The token comes on stdin and nowhere else. Answers are JSON lines on the stdout 
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,14 +34,25 @@ def main(arguments: list[str], stages: Mapping[str, Stage]) -> NoReturn:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
 
+    saying = threading.Lock()
+
     def answer(kind: str, value: Any) -> None:
         sys.stderr.flush()
-        answers.write(json.dumps({kind: value}) + "\n")
+        with saying:
+            answers.write(json.dumps({kind: value}) + "\n")
 
+    be_patient(lambda text: answer("log", text))
     for line in iter(sys.stdin.readline, ""):
         request = json.loads(line)
         _run(request.pop("stage"), Path(folder), request, stages, answer)
     os._exit(0)  # no waiting for what libraries do at the end of a process
+
+
+def be_patient(say: Callable[[str], None]) -> None:
+    """A job waits for the Hub as long as it may take, and says so."""
+    from hub import patience
+
+    patience.be(replace(patience.WORK, say=say))
 
 
 def _run(
@@ -53,7 +65,7 @@ def _run(
         problems = error.problems if isinstance(error, InputError) else (error.problem,)
         for problem in problems[1:]:
             answer("log", str(problem))
-        answer("error", {"problem": asdict(problems[0])})
+        answer("error", {"problem": asdict(problems[0]), "passing": error.passing})
     except Exception as error:
         answer("error", {"problem": asdict(_unexpected(name, error, str(request.get("token") or "")))})
 

@@ -90,7 +90,10 @@ class Runner:
                 result |= DBOS.run_step({"name": stage}, dict if needless else partial(self._step, stage, spec, folder))
             return result
         except JobFailed as failure:
-            self._release(spec, folder, keep_output=failure.kept)
+            if failure.kept and failure.stage != "publish":
+                self._pause(spec, folder)
+            else:
+                self._release(spec, folder, keep_output=failure.kept)
             raise
         except BaseException:
             if self._patiently(lambda: self._state(spec.token_ref))[0] == "CANCELLED":
@@ -135,6 +138,7 @@ class Runner:
             raise
         except JobFailed as failure:
             if disk_full(self._store.home, self._reserve):
+                failure.kept = failure.kept and stage == "publish"
                 folder.free(keep_output=failure.kept or stage == "evaluate")
             folder.starts.unlink(missing_ok=True)
             folder.append_log(stage, str(failure), "error")
@@ -181,14 +185,14 @@ class Runner:
             return process.answers.result
         if self._running.get((folder.id, threading.get_ident())) is not process:
             raise Disowned(folder.id)  # it was taken from us and came back: the later start has it
-        raise _failure(stage, status, process.answers.error)
+        raise _failure(stage, status, process.answers.error, wait=not folder.text.parent.exists())
 
     def _begin(self, stage: str, spec: JobSpec, folder: JobFolder, token: str) -> JobProcess:
         """Have the job's child begin the stage; a new child where there is none."""
         request = {
             "token": token,
             "endpoint": spec.endpoint,
-            "scopes": spec.scopes,
+            "scopes": None if folder.renewed.exists() else spec.scopes,
             "recipe_yaml": spec.recipe_yaml,
             "user": spec.user,
             "folders_allowed": spec.folders_allowed,
@@ -292,6 +296,11 @@ class Runner:
         else:
             self._patiently(lambda: self._store.tokens.delete(spec.token_ref))
 
+    def _pause(self, spec: JobSpec, folder: JobFolder) -> None:
+        """Keep all that was done, for somebody who signs in again; the token goes."""
+        shutil.rmtree(folder.cache, ignore_errors=True)
+        self._patiently(lambda: self._store.tokens.delete(spec.token_ref))
+
     def settle(self, spec: JobSpec, folder: JobFolder) -> None:
         """Look at what a cancelled job has left on the Hub; its token goes when that is known, or cannot be known."""
         token = self._patiently(lambda: self._store.tokens.get(spec.token_ref))
@@ -368,10 +377,10 @@ def _tell(stage: str, started: float, progress: Progress | None) -> None:
     DBOS.set_event("progress", event | {"stage": stage, "started": started, "updated": time.time()})
 
 
-def _failure(stage: str, status: int, error: dict[str, Any] | None) -> JobFailed:
-    """Why a child ended badly."""
+def _failure(stage: str, status: int, error: dict[str, Any] | None, *, wait: bool) -> JobFailed:
+    """Why a child ended badly. `wait`: what may pass can be waited for, as no text was handed over with the job."""
     if error is not None:
-        return JobFailed(Problem(**error["problem"]), stage, stage == "publish")
+        return JobFailed(Problem(**error["problem"]), stage, stage == "publish" or (wait and error["passing"]))
     if status < 0:
         problem = Problem(
             f"The stage {stage} was killed",

@@ -35,7 +35,12 @@ class Problem:
 
 
 class MergeError(Exception):
-    """A merge cannot go on; `problem` says why in words for its user."""
+    """A merge cannot go on; `problem` says why in words for its user.
+
+    `passing`: not the wish is at fault but the moment, so that the work may go on later from where it was.
+    """
+
+    passing = False
 
     def __init__(self, what: str, why: str = "", fix: str = "", where: str = "") -> None:
         self.problem = Problem(what, why, fix, where)

@@ -23,6 +23,7 @@ from jobs.service import JobService
 from jobs.statistics_preview import StatisticsPreview
 from jobs.store import StoreAway
 from jobs.text import HandedOver
+from jobs.try_it import TryIt
 from jobs.verify_result import Verification
 from merging.errors import InputError, MergeError
 from merging.recipe import Recipe, valid_repo_id
@@ -107,6 +108,7 @@ class Desk:
     access: Access
     public_url: str = ""  # absolute address of this service, "" to use that of the request
     examples: Path | None = None  # a list of merges to begin with, see `ui.examples`
+    trying: TryIt | None = None  # None where models are not tried
     _opened: float = field(default_factory=time.monotonic)
     _identities: Recent = field(default_factory=lambda: Recent(60.0))
     _jobs: Recent = field(default_factory=lambda: Recent(0.8))
@@ -215,9 +217,9 @@ class Desk:
         """Stop a job."""
         return self.service.cancel(id, self.identity(hub).name)
 
-    def publish_again(self, id: str, hub: Hub) -> Job:
-        """Publish what a failed job kept."""
-        return self.service.retry_publish(id, hub)
+    def go_on(self, id: str, hub: Hub) -> Job:
+        """Go on with a failed job that kept what was done."""
+        return self.service.go_on(id, hub)
 
     def merged(self, repo_id: str, hub: Hub) -> MergedModel:
         """A published merge; the parts of its page ask for it at the same time."""

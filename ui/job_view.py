@@ -52,7 +52,10 @@ class JobView:
             self.seen: _fingerprint(job),
             self.status: self._html(job, hub, request),
             self.cancel: gr.Button(visible=not job.ended),
-            self.publish: gr.Button(visible=job.publishable),
+            self.publish: gr.Button(
+                "Publish the result again" if job.publishable else "Go on with this job",
+                visible=job.publishable or job.resumable,
+            ),
             self.log_box: gr.Accordion(visible=True),
             self.log: job_words.log(self._desk.log(job.id, hub)),
             self.timer: gr.Timer(active=not job.ended),
@@ -91,7 +94,7 @@ class JobView:
         with spoken():
             hub = self._desk.hub(token, request)
             try:
-                return self.show(self._desk.publish_again(id, hub), hub, request)
+                return self.show(self._desk.go_on(id, hub), hub, request)
             except InputError as error:
                 return {self.status: render.problems(error.problems)}
 

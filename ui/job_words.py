@@ -91,6 +91,7 @@ def _end(one: Job, base_url: str) -> str:
         )
     if one.status == "failed":
         kept = " The result is kept: sign in again and publish it." if one.publishable else ""
+        kept = " What was done is kept: sign in again and go on." if one.resumable else kept
         return notice(f"{one.error or 'The job failed.'}{kept} (job {one.id})", "error")
     if one.status == "cancelled":
         if one.url:
@@ -137,7 +138,11 @@ def job_link(one: Job) -> str:
 
 def method_title(name: str) -> str:
     """A method's title (statistics are none, but jobs too), its name when it is not known here."""
-    return METHODS[name].title if name in METHODS else {"statistics": "Statistics", "verify": "Verification"}.get(name, name)
+    return (
+        METHODS[name].title
+        if name in METHODS
+        else {"statistics": "Statistics", "verify": "Verification"}.get(name, name)
+    )
 
 
 def job_links(one: Job, recipe: Recipe) -> str:

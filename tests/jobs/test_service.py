@@ -114,7 +114,7 @@ def test_a_foreign_job_answers_like_an_unknown_one(service: JobService, sign_in:
         lambda id: service.log(id, "bob"),
         lambda id: service.report(id, "bob"),
         lambda id: service.cancel(id, "bob"),
-        lambda id: service.retry_publish(id, bob),
+        lambda id: service.go_on(id, bob),
     ]
     for call in calls:
         said = []
@@ -166,7 +166,7 @@ def test_a_sign_in_that_ran_out_keeps_the_result(
     assert (job.status, job.publishable, job.url) == ("failed", True, "")
     assert job.error.startswith("Your sign-in has run out")
     again = Hub(hub.url, hub.add_token("ann"))
-    assert service.retry_publish(id, again).status in ("waiting", "running")
+    assert service.go_on(id, again).status in ("waiting", "running")
     job = ended(service, id, seconds=90)
     assert (job.status, job.url) == ("done", f"{hub.url}/ann/merged")
     starts = [line["stage"] for line in service.log(id, "ann") if "started on" in line["message"]]
@@ -176,4 +176,4 @@ def test_a_sign_in_that_ran_out_keeps_the_result(
     secrets = [token.encode() for token in (ann.token, str(again.token), TOKEN)]
     assert [path for path in files if any(secret in path.read_bytes() for secret in secrets)] == []
     with pytest.raises(InputError, match="This job has no result to publish"):
-        service.retry_publish(id, again)
+        service.go_on(id, again)

@@ -242,7 +242,7 @@ def test_a_sign_in_that_ran_out_keeps_the_statistics(scene: Scene, own_machine: 
     assert job.error == f"{what}: the statistics are kept and wait to be published. {fix}."
     assert not JobFolder(scene.workers.home, job.id).text.exists()
     scene.hub.clear_faults()
-    scene.service.retry_publish(job.id, scene.ann)
+    scene.service.go_on(job.id, scene.ann)
     wait_for(lambda: scene.service.get(job.id, "ann").status == "done", 60, 0.1)
     assert len(scene.ann.api.list_repo_commits("ann/m-merge-statistics")) == 2
 
