@@ -271,6 +271,7 @@ def _object(line: str) -> Mapping[str, Any]:
 def _hub_rows(hub: Hub, data: str, cache_dir: Path | None) -> Source:
     import datasets  # only here: it is slow to import
 
+    datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # names, of private ones too, would go to another host
     name, *parts = data.split(":")
     if len(parts) > 2 or not name or Path(name).exists():
         raise InputError(f"{data!r} names no dataset", "", "Write owner/name[:config][:split]")
