@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser run demo test tests quick quick-tests lint docs pins bench space clean
+.PHONY: help install browser postgres soak run demo test tests quick quick-tests lint docs pins bench space clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -22,13 +22,20 @@ browser:  # Debian's Chromium, for the tests in a browser
 	  SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
 	  $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq --no-install-recommends chromium; }
 
+postgres:  # Debian's Postgres, for the tests of a database that several machines share
+	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || { \
+	  command -v apt-get >/dev/null || { echo "No Postgres here: its tests are skipped."; exit 0; }; \
+	  SUDO=$$(test "$$(id -u)" = 0 || echo sudo); \
+	  { $$SUDO apt-get update -qq && $$SUDO apt-get install -y -qq --no-install-recommends postgresql; } \
+	  || echo "Postgres could not be installed: its tests are skipped."; }
+
 run: install  ## Open the page on the real Hub, with the token of `hf auth login`
 	$(BIN)/python app.py
 
 demo: install  ## The main job on real input, no account, no network (ONCE=1 ends after the link)
 	$(BIN)/python -m demo $(if $(ONCE),--once)
 
-test: install browser  ## Everything that CI checks
+test: install browser postgres  ## Everything that CI checks
 	@$(MAKE) --no-print-directory -j2 lint tests
 
 # Most tests wait for processes that they started: three at a time keep two cores busy.
@@ -57,6 +64,10 @@ PLAIN := sed -E 's/^(torch==[0-9.]+)\+cpu/\1/; /^(nvidia-|cuda-|triton)/d'
 pins: install  ## Compile the pins of requirements*.txt from pyproject.toml (UPGRADE=1 moves them)
 	$(PIN) pyproject.toml | $(PLAIN) > requirements.tmp && mv requirements.tmp requirements.txt
 	$(PIN) -c requirements.txt --group dev pyproject.toml | $(PLAIN) > requirements.tmp && mv requirements.tmp requirements-dev.txt
+
+soak: install  ## Long runs with seeds: 50 kills of worker and page, 20 of a merge (half an hour)
+	$(BIN)/python -m benchmarks.soak --kills 50 --seed 0
+	SOAK_KILLS=20 $(BIN)/python -m pytest tests/jobs/test_merge_kills.py
 
 bench: install  ## The measured figures of docs/figures.md that need nothing else (an hour)
 	for one in speed solve start scaling memory "collection --large" "skills --seeds 0 1 2 3 4"; do \

@@ -21,6 +21,7 @@ import uvicorn
 from jobs.child import keep_memory_private
 from jobs.service import JobService
 from jobs.tokens import raise_if_weak
+from jobs.try_it import TryIt
 from merging.device import pick_device
 from merging.errors import InputError
 from settings import Settings
@@ -28,9 +29,10 @@ from ui.desk import Desk
 from ui.page import build_app
 from ui.security import LOOPBACK, Access
 
-WORKER = (sys.executable, str(Path(__file__).with_name("cli.py")), "worker")
+WORKER = (sys.executable, str(Path(__file__).with_name("cli.py")), "worker", "--beside-page")
 LONGEST_WAIT = 60.0  # seconds between two starts of a worker that keeps ending
 NOT_THE_WORKERS = ("OAUTH_CLIENT_SECRET", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")  # jobs bring their own token
+PATIENCE = 4.0  # seconds that a worker may take to end
 GOOD_RUN = 30.0  # seconds after which a worker counts as having started well
 log = logging.getLogger("app")
 
@@ -55,7 +57,7 @@ class WorkerKeeper:
         if process is not None and process.poll() is None:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 process.kill()
         self._thread.join(5)
@@ -65,7 +67,7 @@ class WorkerKeeper:
         while not self._ending.is_set():
             started = time.monotonic()
             environment = {name: value for name, value in os.environ.items() if name not in NOT_THE_WORKERS}
-            self._process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, env=environment)
+            self._process = subprocess.Popen(self._command, stdin=subprocess.PIPE, env=environment)  # closes with us
             while self._process.poll() is None and not self._ending.wait(0.2):
                 pass
             if self._ending.is_set():
@@ -115,7 +117,8 @@ def main() -> None:
     if public:
         os.environ.setdefault("MERGE_PUBLIC_URL", public)  # the worker puts it on cards
     service = JobService(settings)
-    desk = Desk(service, Access(endpoint=None, single_user=not on_space), public, settings.examples)
+    trying = None if settings.try_limit == "off" else TryIt(settings)
+    desk = Desk(service, Access(endpoint=None, single_user=not on_space), public, settings.examples, trying)
     origins = frozenset({*space_hosts, *([public.rstrip("/")] if public else [])})
     site = "https://huggingface.co" if space_hosts else ""
     host = "0.0.0.0" if space_hosts else settings.host  # a Space's own proxy is the only one that reaches it

@@ -386,11 +386,12 @@ def cancel(job: Annotated[str, typer.Argument(help="A job's id.")], json_: Json 
 @command
 def worker(
     slot: Annotated[int, typer.Option(min=0, help="Tells the workers of one machine apart.")] = 0,
+    beside_page: Annotated[bool, typer.Option("--beside-page", hidden=True)] = False,
 ) -> None:
     """Run the jobs of the queue until stopped."""
     from jobs.worker import run_worker
 
-    run_worker(Settings(), slot=slot)
+    run_worker(Settings(), slot=slot, beside_page=beside_page)
 
 
 @command

@@ -10,6 +10,7 @@ database is away the running stage goes on, and the worker with it when the data
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -43,10 +44,12 @@ def run_worker(
     command: Sequence[str] = COMMAND,
     reap_every: float = REAP_EVERY,
     polling: float = 1.0,
+    beside_page: bool = False,
 ) -> None:
     """Work until a signal says stop, then end the process with status 0. Raises InputError when it cannot start.
 
-    `slot` tells the workers of one machine apart. `polling` is the seconds between two looks at the queue.
+    `slot` tells the workers of one machine apart. `polling` is the seconds between two looks at the queue. One that
+    was started `beside_page` also stops when its stdin closes: the page has ended, however it did.
     """
     pick_device(settings.device, "MERGE_DEVICE")  # each job would fail in the middle of its work
     keep_memory_private()
@@ -59,6 +62,8 @@ def run_worker(
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    if beside_page:
+        threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
     runner = Runner(settings, store, executor, command)
     take_turns()
     DBOS(config=store.config(executor))

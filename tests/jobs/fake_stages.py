@@ -16,7 +16,7 @@ from jobs.stage import Stage, job_folder, main
 from merging.errors import InputError
 from merging.progress import Progress
 
-NAMES = ("pin", "fetch", "calibrate", "merge", "check", "publish")
+NAMES = ("pin", "inspect", "fetch", "calibrate", "merge", "check", "publish")
 
 
 def stage(name: str) -> Stage:

@@ -1,49 +1,117 @@
-"""A real job on the loopback Hub whose worker is killed in a stage of choice: what is redone, what is published."""
+"""Real jobs on the loopback Hub whose worker, page or both are killed at random moments: what is redone, what is left.
 
+A kill is a stage and a share of the time that the stage takes undisturbed. `Scene.run` submits one job, kills, starts
+again, follows the job to its end and compares; `Outcome.wrong` says in words what is not as it should be.
+"""
+
+import json
+import random
 import re
+import threading
+import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from transformers import BertForSequenceClassification
 
 from demo.loopback_hub import LoopbackHub
 from hub.client import Hub
-from jobs.job import Job, JobFolder
+from jobs.job import STAGES, Job, JobFolder, read_json
 from jobs.service import JobService
+from jobs.store import StoreAway
 from merging.recipe import Recipe, recipe_from_dict
-from tests.jobs.processes import Workers, ended, wait_for
+from settings import Settings
+from tests.jobs.processes import wait_for
 from tests.tiny_models import save_tokenizer, sentences, tiny_config
 
-KILLED_IN = ("fetch", "calibrate", "merge", "check", "publish")
 REPO = "ann/merged"
 LABELS = (("no", "yes"), ("joy", "anger", "fear"))
 POSITIONS = 60_000  # makes the embedding large enough that a merge can be hit in the middle
+TWICE = 2  # kills of one stage of one job at most: at the third the job itself would be blamed
+GONE_IN = 2.0  # seconds after a worker's end in which nothing that it started may live
+TARGETS = ("worker", "page", "both")
 
 
 @dataclass(frozen=True)
+class Kill:
+    """kill -9 of a target, after this share of the stage."""
+
+    stage: str
+    share: float
+    target: str = "worker"
+
+
+def plan_kills(count: int, seed: int, each: int, targets: Sequence[str] = TARGETS) -> list[list[Kill]]:
+    """So many kills, at most `each` of one job, over all stages and targets alike; in the order in which they come."""
+    chance = random.Random(seed)
+    stages = [stage for _ in range(-(-count // len(STAGES))) for stage in chance.sample(STAGES, len(STAGES))][:count]
+    plans: list[list[Kill]] = []
+    for start in range(0, count, each):
+        chosen = stages[start : start + each]
+        kills = [Kill(stage, chance.uniform(0, 1.1), chance.choice(targets)) for stage in chosen]
+        plans.append(sorted(kills, key=lambda kill: (STAGES.index(kill.stage), kill.share)))
+    assert all(Counter(kill.stage for kill in plan).most_common(1)[0][1] <= TWICE for plan in plans)
+    return plans
+
+
+class Service(Protocol):
+    """What runs the jobs of a home: a worker alone, or the page with its worker."""
+
+    @property
+    def settings(self) -> Settings:
+        """Of the home."""
+
+    def start(self) -> None:
+        """Start what does not run."""
+
+    def kill(self, target: str) -> None:
+        """kill -9."""
+
+
+@dataclass
 class Outcome:
     """What came of one job. `files` maps each published file to its SHA-256, without what tells the time."""
 
     job: Job
     starts: Counter[str]  # stage -> how often it was started
-    files: dict[str, str]
+    seconds: Mapping[str, float]  # stage -> how long it took at its last start
+    files: Mapping[str, str]
     commits: int  # beyond the initial one
+    hits: list[tuple[str, str]]  # (target, what it was doing) of each kill
+    remade: set[str] = field(default_factory=set)  # finished shards that were made once more
+    survivors: list[str] = field(default_factory=list)  # processes that outlived their worker
+
+    def wrong(self, calm: "Outcome") -> list[str]:
+        """What differs from the undisturbed job, in words."""
+        if self.job.status != "done":
+            return [f"it is {self.job.status}: {self.job.error}"]
+        found = [f"{name} differs" for name in sorted({*self.files, *calm.files}) if self._differs(calm, name)]
+        found += [f"{self.commits} commits"] if self.commits != 1 else []
+        found += [f"{path} was made again" for path in sorted(self.remade)]
+        found += [f"{process} outlived its worker" for process in self.survivors]
+        allowed = Counter(stage for _, doing in self.hits for stage in doing.split())
+        more = {stage: count - 1 - allowed[stage] for stage, count in self.starts.items()}
+        return found + [f"{stage} was done {extra + 1} times" for stage, extra in more.items() if extra > 0]
+
+    def _differs(self, calm: "Outcome", name: str) -> bool:
+        return self.files.get(name) != calm.files.get(name)
 
 
 class Scene:
-    """Two classifiers with different labels and a text, on a Hub, and workers on a home."""
+    """Two classifiers with different labels and a text on a Hub, and what runs the jobs of a home."""
 
-    def __init__(self, hub: LoopbackHub, root: Path) -> None:
-        self.hub = hub
-        self.workers = Workers(root / "home")
-        self.workers.home.mkdir(parents=True)
+    def __init__(self, hub: LoopbackHub, root: Path, service: Service) -> None:
+        self.hub, self._root, self.runs = hub, root, service
         hub.add_user("ann")
         self.ann = Hub(hub.url, hub.add_token("ann"))
-        self.service = JobService(self.workers.settings)
+        self.service = JobService(service.settings)
+        self.seconds: Mapping[str, float] = {}
         for index, labels in enumerate(LABELS):
             folder = root / f"model{index}"
             _save_classifier(folder, index, labels)
@@ -61,69 +129,149 @@ class Scene:
         models = [{"model": f"ann/m{i}", "calibration": calibration} for i in range(len(LABELS))]
         return recipe_from_dict({"merge_method": "regmean", "models": models, "output": {"repo_id": REPO}})
 
-    def run(self, kill_in: str = "") -> Outcome:
-        """One job from submission to its end; the worker is killed once in `kill_in`. The repo is deleted again."""
-        if kill_in == "fetch":
-            self.hub.set_fault(r"/m1/resolve/.*safetensors", method="GET", delay=1.5, times=2)
-        if kill_in == "publish":
-            self.hub.set_fault("/commit/", method="POST", delay=1.5)
-        worker = self.workers.start(fake=False)
+    def calm(self) -> Outcome:
+        """The job with nobody killed; its times are what shares of a stage are counted by from now on."""
+        outcome = self.run(())
+        self.seconds = outcome.seconds
+        return outcome
+
+    def run(self, kills: Sequence[Kill]) -> Outcome:
+        """One job from submission to its end. The repo is deleted again."""
+        self.runs.start()
         job = self.service.submit(self.recipe(), self.ann)
-        if kill_in:
-            wait_for(self._moment(kill_in, job.id), 90, 0.001)
-            worker.kill()
-            worker.wait()
-            self.hub.clear_faults()
-            worker = self.workers.start(fake=False)
-        job = ended(self.service, job.id, seconds=120)
-        worker.terminate()
-        worker.wait()
-        log = [line["message"] for line in self.service.log(job.id, "ann")]
-        starts = Counter(found[1] for line in log if (found := re.match(r"(\w+) started on", line)))
-        commits = len(self.ann.api.list_repo_commits(REPO)) - 1 if job.status == "done" else 0
-        outcome = Outcome(job, starts, self._files() if job.status == "done" else {}, commits)
-        if job.status == "done":
+        folder = JobFolder(self.runs.settings.home, job.id)
+        hits: list[tuple[str, str]] = []
+        survivors: list[str] = []
+        seen = 0
+        with _Shards(folder) as shards:
+            for kill in kills:
+                wait_for(partial(comes_to, folder, kill.stage, seen), 120, 0.005)
+                time.sleep(kill.share * self.seconds.get(kill.stage, 0.0))
+                self.runs.kill(kill.target)
+                hits.append((kill.target, _doing(folder)))
+                seen = _times(folder)[0].total()
+                survivors += _survivors(folder) if kill.target != "page" else []
+                self.runs.start()
+            wait_for(lambda: self._ended(job.id), 240, 0.1)
+        job = self.service.get(job.id, "ann")
+        starts, seconds = _times(folder)
+        done = job.status == "done"
+        commits = len(self.ann.api.list_repo_commits(REPO)) - 1 if done else 0
+        outcome = Outcome(job, starts, seconds, self._files() if done else {}, commits, hits, shards.remade, survivors)
+        if done:
             self.ann.api.delete_repo(REPO)
         return outcome
 
     def close(self) -> None:
-        """End what is left."""
-        self.workers.stop()
+        """Give the connections back."""
         self.service.close()
+
+    def _ended(self, id: str) -> bool:
+        try:
+            return self.service.get(id, "ann").ended
+        except StoreAway:
+            return False
 
     def _files(self) -> dict[str, str]:
         files = {}
         for name in self.ann.api.list_repo_files(REPO):
-            path = Path(self.ann.api.hf_hub_download(REPO, name, local_dir=self.workers.home / "published"))
-            data = path.read_bytes()
-            if name == "README.md":
-                data = re.sub(rb"merged in \d+ s", b"merged", data)
-            files[name] = sha256(data).hexdigest()
+            path = Path(self.ann.api.hf_hub_download(REPO, name, local_dir=self._root / "published"))
+            files[name] = sha256(_timeless(name, path.read_bytes())).hexdigest()
         return files
 
-    def _moment(self, stage: str, id: str) -> Callable[[], bool]:
-        """True in the middle of a stage."""
-        folder = JobFolder(self.workers.home, id)
-        moments: dict[str, Callable[[], bool]] = {
-            "fetch": lambda: (folder.parent(0) / "model.safetensors").exists(),
-            "calibrate": lambda: folder.statistics(0, "gram").exists(),
-            "merge": lambda: any(folder.output.glob("*.partial")),
-            "check": lambda: _runs("merging.check", str(folder.output)),
-            "publish": lambda: (folder.path / "intent.json").exists() and self.ann.api.repo_exists(REPO),
-        }
-        return moments[stage]
+
+class _Shards:
+    """Looks at the finished shards of a job again and again: a finished one must stay the file that it is."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        self.remade: set[str] = set()
+        self._folder = folder
+        self._known: dict[str, tuple[int, int]] = {}
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> "_Shards":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._ending.wait(0.02):
+            for path in (read_json(self._folder.journal) or {}).get("shards", ()):
+                try:
+                    stat = (self._folder.output / path).stat()
+                except OSError:
+                    continue  # it was published and is gone
+                if self._known.setdefault(path, (stat.st_ino, stat.st_mtime_ns)) != (stat.st_ino, stat.st_mtime_ns):
+                    self.remade.add(path)
 
 
-def _runs(*words: str) -> bool:
-    """Whether there is a process with these words in its command line."""
+def comes_to(folder: JobFolder, stage: str, seen: int) -> bool:
+    """True once the stage or a later one has begun, after so many starts that were seen before."""
+    starts = _times(folder)[0]
+    return starts.total() > seen and any(starts[name] for name in STAGES[STAGES.index(stage) :])
+
+
+def _doing(folder: JobFolder) -> str:
+    """The stage that was under way; between two of them both, for the end of the first may not be recorded yet."""
+    told = [line for line in folder.read_log() if re.search(r" (started on|done in) ", line["message"])]
+    if not told:
+        return "waiting"
+    last = told[-1]["stage"]
+    if " started on " in told[-1]["message"]:
+        return str(last)
+    return " ".join(STAGES[STAGES.index(last) : STAGES.index(last) + 2])
+
+
+def _times(folder: JobFolder) -> tuple[Counter[str], dict[str, float]]:
+    """How often each stage was started, and the seconds that it took at last."""
+    starts: Counter[str] = Counter()
+    seconds = {}
+    for line in folder.read_log():
+        if " started on " in line["message"]:
+            starts[line["stage"]] += 1
+        elif found := re.search(r" done in ([\d.]+) s", line["message"]):
+            seconds[line["stage"]] = float(found[1])
+    return starts, seconds
+
+
+def _survivors(folder: JobFolder) -> list[str]:
+    """Processes of the job that live although their worker does not."""
+    deadline = time.monotonic() + GONE_IN
+    while (found := processes_of(str(folder.path))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+def processes_of(*words: str) -> list[str]:
+    """The command lines that hold these words."""
+    lines = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            line = path.read_bytes().decode(errors="replace")
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
         except OSError:
             continue
         if all(word in line for word in words):
-            return True
-    return False
+            lines.append(line)
+    return lines
+
+
+def _timeless(name: str, data: bytes) -> bytes:
+    """A published file without the seconds that it tells."""
+    if name == "README.md":
+        return re.sub(rb"merged in \d+ s", b"merged", data)
+    if name.endswith("report.json"):
+        return json.dumps(_without(json.loads(data)), sort_keys=True).encode()
+    return data
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(one) for key, one in value.items() if key != "seconds"}
+    return [_without(one) for one in value] if isinstance(value, list) else value
 
 
 def _save_classifier(folder: Path, seed: int, labels: tuple[str, ...]) -> None:

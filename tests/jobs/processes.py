@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,10 +11,12 @@ from typing import Any
 from jobs.job import Job, JobFolder, JobSpec
 from jobs.service import JobService
 from settings import Settings
+from tests.jobs.nursery import Forked, nursery
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 TOKEN = "hf_plantedtokenplantedtoken"
+SECRET = "a long secret of the tests"
 RECIPE = (
     "merge_method: average\nmodels:\n- model: a/one\n- model: a/two\nseed: {tenths}\noutput:\n  repo_id: ann/merged\n"
 )
@@ -24,25 +25,33 @@ RECIPE = (
 class Workers:
     """Starts workers on a home folder and ends those that are left."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, database_url: str | None = None) -> None:
         self.home = home
-        self.settings = Settings(home=home, jobs_per_user=50)
-        self._all: list[subprocess.Popen[bytes]] = []
+        self.settings = Settings(home=home, database_url=database_url, jobs_per_user=50, secret_key=SECRET)
+        self._all: list[Forked] = []
 
     def start(
-        self, slot: int = 0, *, fake: bool = True, endpoint: str | None = None, command: Sequence[str] = ()
-    ) -> subprocess.Popen[bytes]:
-        """A worker process; its own words go to `worker.log` in the home. `command` starts its stages."""
+        self,
+        slot: int = 0,
+        *,
+        fake: bool = True,
+        endpoint: str | None = None,
+        command: Sequence[str] = (),
+        home: Path | None = None,
+        version: str = "",
+    ) -> Forked:
+        """A worker process; its own words go to `worker.log` in the home. `command` starts its stages.
+
+        `home` is another machine's; a `version` of the code has a stage of that name after the first.
+        """
         command = command or ([sys.executable, str(HERE / "fake_stages.py")] if fake else [])
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         environment |= {"HF_ENDPOINT": endpoint} if endpoint else {}
-        with (self.home / "worker.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, str(HERE / "worker_process.py"), str(self.home), str(slot), *command],
-                env=environment,
-                stdout=log,
-                stderr=log,
-            )
+        environment |= {"MERGE_SECRET_KEY": SECRET, "WORKER_VERSION": version}
+        if self.settings.database_url:
+            environment["MERGE_DATABASE_URL"] = self.settings.database_url
+        arguments = [str(home or self.home), str(slot), *command]
+        process = nursery().fork(arguments, environment, self.home / "worker.log")
         self._all.append(process)
         return process
 
@@ -87,6 +96,12 @@ def trace(home: Path, id: str) -> list[str]:
     """The stages that were started, in order."""
     path = JobFolder(home, id).path / "trace"
     return path.read_text().split() if path.exists() else []
+
+
+def in_merge(workers: Workers, id: str) -> int:
+    """Wait until the stage merge has started a helper process; its pid."""
+    helper = JobFolder(workers.home, id).path / "helper"
+    return int(wait_for(lambda: helper.exists() and helper.read_text()))
 
 
 def alive(pid: int) -> bool:

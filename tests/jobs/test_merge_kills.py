@@ -27,7 +27,7 @@ from merging.recipe import recipe_from_dict
 from tests.jobs.processes import ROOT
 from tests.tiny_models import save_tiny
 
-KILLS, SEED = 20, 5
+KILLS, SEED = int(os.environ.get("SOAK_KILLS", "5")), 5  # `make soak` tries 20
 SHARD_BYTES = 120_000
 SIZES = {"hidden_size": 96, "num_hidden_layers": 2, "intermediate_size": 128}
 
@@ -134,7 +134,7 @@ def to_fetch(scene: Scene, folder: JobFolder, done: dict[str, Any]) -> set[str]:
 
 @pytest.mark.slow
 def test_a_killed_merge_goes_on_where_it_was(scene: Scene) -> None:
-    """Bytes and figures are those of an undisturbed run; no finished shard is made, and no file fetched, a second time."""
+    """Bytes and figures are those of an undisturbed run; no finished shard is made and no file fetched twice."""
     weights = {digest for parent in scene.parents for digest in parent.weights.values()}
     undisturbed = scene.job("undisturbed")
     assert scene.merge(scene.job("warm")) == 0
@@ -165,4 +165,4 @@ def test_a_killed_merge_goes_on_where_it_was(scene: Scene) -> None:
         assert json.loads(folder.report.read_text())["differences"] == differences
         shutil.rmtree(folder.home)
     assert kills == KILLS
-    assert len(states) >= 4  # they hit different places
+    assert len(states) >= min(4, KILLS - 2)  # they hit different places

@@ -15,15 +15,9 @@ from jobs.store import QUEUE, executor_id
 from jobs.worker import run_worker
 from merging.errors import InputError
 from settings import Settings
-from tests.jobs.processes import TOKEN, Workers, alive, ended, queue, trace, wait_for
+from tests.jobs.processes import TOKEN, Workers, alive, ended, in_merge, queue, trace, wait_for
 
 pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
-
-
-def in_merge(workers: Workers, id: str) -> int:
-    """Wait until the stage merge has started a helper process; its pid."""
-    helper = JobFolder(workers.home, id).path / "helper"
-    return int(wait_for(lambda: helper.exists() and helper.read_text()))
 
 
 def test_a_killed_worker_goes_on_where_it_was(workers: Workers, service: JobService) -> None:

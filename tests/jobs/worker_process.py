@@ -1,19 +1,29 @@
-"""A worker as a process of its own: `worker_process.py HOME SLOT [COMMAND...]`, quicker to look than in production."""
+"""A worker as a process of its own, quicker to look than in production: `main([HOME, SLOT, *COMMAND])`.
+
+WORKER_VERSION stands for another version of the code: one that has a stage of that name after `pin`.
+"""
 
 import logging
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from jobs import workflow
+from jobs import outline, workflow
 from jobs.child import COMMAND
 from jobs.worker import run_worker
 from merging.errors import InputError
 from settings import Settings
 
-if __name__ == "__main__":
-    logging.basicConfig(level="INFO")
-    home, slot, *command = sys.argv[1:]
+
+def main(arguments: Sequence[str]) -> None:
+    """Work until stopped."""
+    logging.basicConfig(level="INFO", force=True)
+    home, slot, *command = arguments
     workflow.LOG_EVERY = 0.5
+    if version := os.environ.get("WORKER_VERSION"):
+        first, *others = outline.STAGES
+        outline.STAGES = (first, version, *others)  # type: ignore[assignment]
     try:
         run_worker(Settings(home=Path(home)), slot=int(slot), command=command or COMMAND, reap_every=1.0, polling=0.2)
     except InputError as error:

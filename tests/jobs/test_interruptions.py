@@ -1,0 +1,167 @@
+"""What comes between a job and its end: another version of the code, a locked database, a cancel while publishing."""
+
+import multiprocessing
+import os
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo.loopback_hub import LoopbackHub
+from hub.client import Hub
+from jobs.job import STAGES, JobFolder, JobSpec
+from jobs.service import JobService
+from jobs.settle import GIVE_UP, give_up, is_hopeless, settle, words
+from jobs.store import StoreAway
+from merging.recipe import recipe_from_dict
+from tests.jobs.processes import RECIPE, TOKEN, Workers, ended, in_merge, queue, trace, wait_for
+from tests.tiny_models import save_tiny
+
+LOCKED = 7.0  # seconds; a page waits four
+
+
+def test_a_spec_of_another_version_is_read() -> None:
+    """One that lacks what came later, and one that has what came after us."""
+    old = {"recipe_yaml": "x", "user": "ann", "token_ref": "job1"}
+    assert JobSpec.from_dict(old).stages == ()
+    assert JobSpec.from_dict(old | {"stages": ["pin"], "later": 1}).user == "ann"
+
+
+@pytest.mark.slow
+def test_a_job_in_flight_ends_under_a_new_version(workers: Workers, service: JobService) -> None:
+    """A new stage is in the jobs that are queued from then on; one that ran, and one that waited, keep to theirs."""
+    running, waiting = queue(service, "job1", tenths=20), queue(service, "job2")
+    worker = workers.start()
+    in_merge(workers, running)
+    worker.kill()
+    workers.start(version="inspect")
+    new = ("pin", "inspect", *STAGES[1:])
+    service.enqueue("job3", JobSpec(RECIPE.format(tenths=1), "bob", "job3", stages=new), TOKEN)
+    for id, user in ((running, "ann"), (waiting, "ann"), ("job3", "bob")):
+        assert ended(service, id, user).error == ""
+    before = ["pin", "fetch", "calibrate", "merge", "check", "publish"]
+    assert trace(workers.home, running) == [*before[:4], *before[3:]]
+    assert trace(workers.home, waiting) == before
+    assert trace(workers.home, "job3") == ["pin", "inspect", *before[1:]]
+    assert [stage.name for stage in service.get(waiting, "ann").stages] == list(STAGES)
+    assert [stage.name for stage in service.get("job3", "bob").stages] == list(new)
+
+
+def hold_write_lock(path: str, seconds: float) -> None:
+    """What a backup or an editor of databases may do."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    time.sleep(seconds)
+    connection.execute("ROLLBACK")
+
+
+@pytest.mark.slow
+def test_a_locked_database_stops_nobody(workers: Workers, service: JobService) -> None:
+    """The page says so within seconds, the stage goes on, and so do both when the lock is gone; nothing is redone."""
+    id = queue(service, "job1", tenths=20)
+    worker = workers.start()
+    in_merge(workers, id)
+    holder = multiprocessing.get_context("fork").Process(
+        target=hold_write_lock, args=(str(workers.home / "jobs.sqlite"), LOCKED)
+    )
+    holder.start()
+    time.sleep(0.2)
+    began = time.monotonic()
+    with pytest.raises(StoreAway, match="The job database does not answer: another process holds its lock"):
+        service.get(id, "ann")
+    assert time.monotonic() - began < LOCKED - 1
+    holder.join()
+    assert ended(service, id).status == "done"
+    assert trace(workers.home, id) == ["pin", "fetch", "calibrate", "merge", "check", "publish"]
+    assert worker.poll() is None
+    assert "Traceback" not in workers.log
+
+
+@pytest.fixture
+def ann(hub: LoopbackHub, tmp_path: Path) -> Hub:
+    """The Hub as ann sees it, who has two models there."""
+    hub.add_user("ann")
+    made = Hub(hub.url, hub.add_token("ann"))
+    for index in (0, 1):
+        made.api.create_repo(f"ann/m{index}")
+        made.api.upload_folder(repo_id=f"ann/m{index}", folder_path=save_tiny(tmp_path / f"m{index}", seed=index))
+    return made
+
+
+def average() -> dict[str, Any]:
+    """Of both models."""
+    models = [{"model": "ann/m0"}, {"model": "ann/m1"}]
+    return {"merge_method": "average", "models": models, "output": {"repo_id": "ann/merged"}}
+
+
+@pytest.mark.slow
+def test_a_cancel_tells_that_the_commit_was_made_all_the_same(
+    workers: Workers, service: JobService, ann: Hub, hub: LoopbackHub
+) -> None:
+    """It arrives while the Hub makes the commit: the disk is free at once, and a moment later the link is there."""
+    hub.set_fault("/commit/", method="POST", hold=3.0)
+    workers.start(fake=False)
+    job = service.submit(recipe_from_dict(average()), ann)
+    folder = JobFolder(workers.home, job.id)
+    wait_for(lambda: ann.api.repo_exists("ann/merged"), 120, 0.02)
+    wait_for(lambda: len(ann.api.list_repo_commits("ann/merged")) == 2, 60, 0.02)
+    assert not folder.published.exists()
+    began = time.monotonic()
+    cancelled = service.cancel(job.id, "ann")
+    assert (cancelled.status, cancelled.ended, cancelled.url) == ("cancelled", False, "")
+    assert cancelled.left.startswith("It was being published: whether ann/merged is there already is being looked at")
+    wait_for(lambda: not folder.output.exists(), 2)
+    assert time.monotonic() - began < 2
+    job = ended(service, job.id, seconds=30)
+    assert (job.status, job.url, job.left) == ("cancelled", f"{hub.url}/ann/merged", "")
+    assert job.commit == ann.api.model_info("ann/merged").sha
+    wait_for(lambda: service._store.tokens.get(job.id) is None, 5)
+
+
+def cancelled_in_publish(home: Path) -> JobFolder:
+    """The folder of a job that had begun to publish."""
+    folder = JobFolder(home, "job1")
+    folder.create()
+    folder.publishing.touch()
+    folder.pinned.write_text(recipe_from_dict(average()).to_yaml())
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("there", "sentence"),
+    [
+        (None, ""),
+        ("empty", "ann/merged had been made and is empty."),
+        ("somebody's", ""),
+    ],
+)
+def test_what_a_cancelled_job_has_left_is_looked_at(
+    there: str | None, sentence: str, ann: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No repo, an empty one, one that somebody has filled."""
+    monkeypatch.setattr("jobs.settle.EVERY", 0.01)
+    folder = cancelled_in_publish(tmp_path)
+    assert words(folder, "ann/merged").endswith("is being looked at.")
+    if there:
+        ann.api.create_repo("ann/merged")
+    if there == "somebody's":
+        ann.api.upload_file(repo_id="ann/merged", path_or_fileobj=b"x", path_in_repo="x")
+    request = {"token": ann.token, "endpoint": ann.endpoint, "scopes": None, "own_machine": False}
+    list(settle(folder.path, request))
+    assert words(folder, "ann/merged") == sentence
+    assert not folder.published.exists()
+
+
+def test_a_hub_that_cannot_be_asked_is_told_after_a_while(tmp_path: Path) -> None:
+    """A worker gives up after an hour, and says where to look."""
+    folder = cancelled_in_publish(tmp_path)
+    assert not is_hopeless(folder)
+    begun = time.time() - GIVE_UP - 1
+    os.utime(folder.publishing, (begun, begun))
+    assert is_hopeless(folder)
+    give_up(folder)
+    assert words(folder, "ann/merged").endswith(
+        "the Hub did not say how far it came: look whether ann/merged is there."
+    )
