@@ -207,6 +207,7 @@ def _environment(endpoint: str, token: str) -> dict[str, str]:
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "MERGE_HOME": str(HOME / "home"),
+        "MERGE_EXAMPLES": str(ROOT / "demo" / "examples.yaml"),
         "MERGE_PORT": str(_free(PAGE_PORT)),
         "NO_PROXY": "127.0.0.1,localhost",
     }

@@ -18,6 +18,7 @@ from merging.layers import ByLayer
 from merging.method import METHODS, MergeMethod, Parameter, find_method
 from merging.parent import Parent
 from merging.recipe import ModelEntry, Recipe, distinctive, recipe_from_dict
+from ui.evaluation_sets import from_recipe, to_recipe
 
 ROWS = 8  # models that the form has room for
 SAME_DTYPE = "as the first model"
@@ -115,8 +116,17 @@ def form_data(draft: Draft, values: Values) -> dict[str, Any]:
     if values["seed"]:
         seed = values["seed"]
         data["seed"] = int(seed) if float(seed).is_integer() else seed
+    if draft.get("evaluate"):
+        names = [draft["models"][row]["model"] for row in merged_rows(draft, values)]
+        data["evaluate"] = to_recipe(draft["evaluate"], dict(zip(names, tasks_of(data["models"]), strict=True)))
     data["output"] = _output(draft, values)
     return data
+
+
+def tasks_of(entries: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The task names of a recipe's models, as `Recipe.tasks` has them."""
+    names = distinctive([ModelEntry(model=entry["model"]).short_name for entry in entries])
+    return tuple(entry.get("task") or name for entry, name in zip(entries, names, strict=True))
 
 
 def base_of(values: Values) -> str:
@@ -178,6 +188,8 @@ def fill_form(recipe: Recipe) -> tuple[Draft, Values]:
         "output.private": recipe.output.private is True,
         "output.root": recipe.output.root,
     }
+    if recipe.evaluate:
+        draft["evaluate"] = from_recipe(recipe, [entry["model"] for entry in draft["models"]])
     owner, slash, name = (recipe.output.repo_id or "").partition("/")
     values |= {"output.owner": owner, "output.name": name} if slash else {}
     for one in shared_parameters(method):
@@ -245,7 +257,7 @@ def field_of(where: str, method: MergeMethod) -> str:
         return f"models.{parts[1]}"
     if parts[0] in ("dtype", "seed"):
         return "parameters"
-    return parts[0] if parts[0] in ("parameters", "output", "base_model") else ""
+    return parts[0] if parts[0] in ("parameters", "output", "base_model", "evaluate") else ""
 
 
 def problems_by_field(problems: Sequence[Problem], method: MergeMethod) -> Mapping[str, tuple[Problem, ...]]:

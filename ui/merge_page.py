@@ -1,6 +1,5 @@
 """The page of a merge that is not yet: pick models, pick a method, read what will happen, press the button."""
 
-import re
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -19,17 +18,16 @@ from merging.recipe import Recipe, recipe_from_link, recipe_from_yaml
 from ui import browser, job_words, render
 from ui.base_picker import BasePicker
 from ui.desk import Desk, Turns
+from ui.evaluation_form import EvaluationForm
+from ui.evaluation_sets import handed_over
 from ui.forms import (
     ROWS,
-    SAME_DTYPE,
     Draft,
     Values,
     add_model,
     base_of,
-    default_name,
     fill_form,
     hub_id,
-    label,
     merged_rows,
     methods,
     problems_by_field,
@@ -37,12 +35,13 @@ from ui.forms import (
     remove_model,
     row_fields,
     share,
-    shared_key,
-    shared_parameters,
 )
 from ui.job_view import JobView
+from ui.method_fields import MethodFields
 from ui.model_rows import ModelRows
-from ui.parts import NOTHING, SEARCH_HELP, found_models, fragment, parameter_component, search_field
+from ui.offers import Offers
+from ui.parts import NOTHING, SEARCH_HELP, found_models, fragment, search_field
+from ui.result_fields import ResultFields
 from ui.security import spoken
 
 Updates = dict[Any, Any]
@@ -57,9 +56,12 @@ class MergePage:
         self._desk = desk
         self._turns = Turns()
         self._base = BasePicker(desk)
+        self._evaluation = EvaluationForm(desk)
+        self._offers = Offers(desk)
+        self._method = MethodFields()
+        self._result = ResultFields(desk)
         self._rows = ModelRows(Hub.anonymous(desk.access.endpoint).url)
         self.controls: dict[str, Component] = {}
-        self.groups: dict[str, gr.Group] = {}
 
     def build(self, page: gr.Blocks) -> None:
         """Lay the page out inside the `page` that is open, and wire it."""
@@ -79,68 +81,23 @@ class MergePage:
         with gr.Row(elem_classes="mm-columns"):
             with gr.Column(scale=3, elem_classes="mm-form"):
                 self._models()
-                self._method()
-                self._result()
+                self._method.build(self._base)
+                self._evaluation.build()
+                self._result.build()
             with gr.Column(scale=2, elem_classes="mm-side"):
                 self.preview = fragment(render.preview_wait(0), elem_id="preview")
                 self.note = fragment(elem_id="note")
                 self.button = gr.Button("Merge", variant="primary", size="lg", elem_id="merge")
                 self.view = JobView(self._desk)
+        self.controls = {**self._rows.controls, **self._method.controls, **self._result.controls}
         self._wire(page)
 
     def _models(self) -> None:
         fragment('<h2 id="models"><span>1</span> Models</h2>')
         self.search = search_field("Add a model of the Hub", "search")
         self.picked = fragment()
+        self._offers.build()
         self._rows.build()
-        self.controls |= self._rows.controls
-
-    def _method(self) -> None:
-        fragment('<h2 id="method"><span>2</span> Method</h2>')
-        first = methods()[0]
-        choices = [(method.title, method.name) for method in methods()]
-        self.controls["merge_method"] = gr.Radio(choices, value=first.name, label="Merge method", elem_id="methods")
-        self.summary = fragment(render.method_summary(first))
-        self._base.build()
-        self.controls["base_model"] = self._base.field
-        for method in methods():
-            with gr.Group(visible=method is first and bool(shared_parameters(method))) as group:
-                for parameter in shared_parameters(method):
-                    key = shared_key(method, parameter)
-                    self.controls[key] = parameter_component(parameter, label(parameter), elem_id=key.replace(".", "-"))
-            self.groups[method.name] = group
-        self.parameters_note = fragment(elem_id="parameters-note")
-        with gr.Accordion("More", open=False):
-            self.controls["dtype"] = gr.Dropdown(
-                [SAME_DTYPE, "float32", "float16", "bfloat16"], value=SAME_DTYPE, label="Numbers are stored"
-            )
-            self.controls["seed"] = gr.Number(0, label="Seed", precision=0)
-
-    def _result(self) -> None:
-        fragment('<h2 id="result"><span>3</span> Result</h2>')
-        with gr.Row():
-            self.controls["output.owner"] = gr.Dropdown(
-                [], value=None, label="Owner", allow_custom_value=True, min_width=140, elem_id="owner"
-            )
-            self.controls["output.name"] = gr.Textbox(label="Name of the new repo", min_width=180, elem_id="repo-name")
-        self.controls["output.private"] = gr.Checkbox(
-            label="Private", info="A merge of private or gated models is private in any case"
-        )
-        self.controls["output.root"] = gr.Dropdown(
-            [], value=None, label="The repo's root loads the task", visible=False, elem_id="root"
-        )
-        self.output_note = fragment(elem_id="output-note")
-        with gr.Accordion("Recipe (YAML)", open=False, elem_id="recipe"):
-            self.yaml = gr.Textbox(
-                label="The whole wish as a file: copy it, change it, paste another",
-                lines=10,
-                max_lines=30,
-                buttons=["copy"],
-                elem_classes="mm-mono",
-                elem_id="yaml",
-            )
-            self.load = gr.Button("Load this recipe into the form", size="sm")
-            self.yaml_note = fragment()
 
     # What happens
 
@@ -152,20 +109,20 @@ class MergePage:
             self.named,
             self._base.written,
             self.nonce,
-            self.yaml,
+            self._result.yaml,
             self.search,
             self.picks,
             self.turn,
             *self.controls.values(),
         }
-        notes = [self.preview, self.note, self._base.note, self.parameters_note, self.output_note]
+        notes = [self.preview, self.note, self._base.note, self._method.note, self._result.note]
         shown: list[Any] = [*notes, self.about, self.worker, self.offer]
-        shown += [self.known, self.shown, self.summary, self._base.group, *self.groups.values(), *self._rows.texts]
-        shown += [self.controls["output.root"], *self._rows.parameters.values()]
+        shown += [self.known, self.shown, self._base.group, *self._method.outputs, *self._rows.texts]
+        shown += [self.controls["output.root"], *self._rows.parameters.values(), *self._evaluation.outputs]
         form: list[Any] = [self.draft, *self.controls.values(), *self._rows.rows, *self._rows.texts, self.offer]
-        form += [self.picked, self.search, self.yaml_note, self.opening, self.nonce]
-        written = [self.named, *(self.controls[f"output.{one}"] for one in ("name", "owner", "root")), self.yaml]
-        written += [self._base.written, self._base.field]
+        form += [self.picked, self.search, self._result.yaml_note, self.opening, self.nonce]
+        written = [self.named, *(self.controls[f"output.{one}"] for one in ("name", "owner", "root"))]
+        written += [self._result.yaml, self._base.written, self._base.field]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
         asked: dict[str, Any] = {"js": browser.COUNTED, "concurrency_limit": 8, **quiet}
@@ -177,7 +134,8 @@ class MergePage:
         every: dict[str, Any] = {"trigger_mode": "multiple"}  # else Gradio drops a second one while the first is away
 
         def refresh(event: Any) -> None:
-            settle(settle(event).then(self._preview, inputs, shown, **every, **asked))
+            seen = settle(settle(event).then(self._preview, inputs, shown, **every, **asked))
+            seen.then(self._offers.of, [self.draft, self.known], self._offers.line, **every, **quiet)
 
         asking: dict[str, Any] = {"js": browser.TYPED, "queue": False, "trigger_mode": "once"}
         found = self.search.key_up(self._search, self.asked, [self.search, self.asked], **asking, **quiet)
@@ -187,7 +145,10 @@ class MergePage:
         refresh(chosen.then(self._pick, inputs, form, queue=False, **every, **quiet))
         for index, button in enumerate(self._rows.removes):
             refresh(button.click(self._remover(index), inputs, form, queue=False, **every, **quiet))
-        refresh(self.load.click(self._load_yaml, inputs, form, **quiet))
+        refresh(self._result.load.click(self._load_yaml, inputs, form, **quiet))
+        refresh(self._offers.line.click(self._take, inputs, form, queue=False, **every, **quiet))
+        for changed in self._evaluation.wire(self.draft, self.known, **quiet):
+            refresh(changed)
         opened = page.load(None, None, None, js=browser.OPEN, api_visibility="private")
         refresh(opened.then(self._open, inputs, form, **quiet))
         for touched in self._touched():
@@ -224,6 +185,13 @@ class MergePage:
             return done | {self.picked: render.problems(error.problems)}
         return done | self._picked(draft)
 
+    def _take(self, data: dict[Component, Any], event: gr.EventData) -> Updates:
+        """A suggested model was pressed: it becomes a row."""
+        try:
+            return {self.picked: ""} | self._picked(add_model(data[self.draft], str(event.choice)))
+        except InputError as error:
+            return {self.picked: render.problems(error.problems)}
+
     def _remover(self, index: int) -> Callable[[dict[Component, Any]], Updates]:
         moved = [field.key for place in range(index, ROWS) for field in row_fields(place)]
 
@@ -236,10 +204,10 @@ class MergePage:
     def _load_yaml(self, data: dict[Component, Any]) -> Updates:
         """The recipe in the text box becomes the form."""
         try:
-            draft, values = fill_form(recipe_from_yaml(data[self.yaml] or ""))
+            draft, values = fill_form(recipe_from_yaml(data[self._result.yaml] or ""))
         except InputError as error:
-            return {self.yaml_note: render.problems(error.problems)}
-        return self._form(draft, values, data) | {self.yaml_note: ""}
+            return {self._result.yaml_note: render.problems(error.problems)}
+        return self._form(draft, values, data) | {self._result.yaml_note: ""}
 
     def _open(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """The page is opened: who is here, and which recipe the link holds. A link never submits."""
@@ -278,9 +246,7 @@ class MergePage:
         with spoken():
             draft, values = self._read(data)
             method = find_method(values["merge_method"])
-            updates: Updates = {group: gr.Group(visible=False) for group in self.groups.values()}
-            updates[self.groups[method.name]] = gr.Group(visible=bool(shared_parameters(method)))
-            updates |= {self.summary: render.method_summary(method), self.note: ""}
+            updates: Updates = self._method.show(method) | {self.note: ""}
             updates |= self._rows.fields_of(method, data[self.shown]) | {self.shown: method.name}
             updates[self.about] = "" if draft["models"] else render.about()
             updates[self.worker] = render.notice(NO_WORKER, "warning") if self._desk.worker_missing() else ""
@@ -289,7 +255,7 @@ class MergePage:
             known: dict[str, Parent] = data[self.known] or {}
             suggest = partial(self._base.suggest, offer, draft, values, data[self._base.written] or "")
             suggest(known)
-            self._choose_name(offer, draft, values, data[self.named], hub)
+            self._result.choose_name(offer, draft, values, data[self.named], hub)
             recipe, preview, problems = self._look(draft, values, hub)
             known = known | self._found(draft, values, preview)
             if preview is not None and suggest(known):
@@ -306,11 +272,15 @@ class MergePage:
             if not draft["models"]:
                 offer |= {"link": "", "yaml": ""}
             if "yaml" in offer:
-                offer["yaml"] = {"value": offer["yaml"], "over": data[self.yaml] or ""}
+                offer["yaml"] = {"value": offer["yaml"], "over": data[self._result.yaml] or ""}
             beside = problems_by_field(problems, method)
             updates[self.offer] = offer
             updates[self.known] = known
-            updates |= self._notes(beside) | self._base.show(method, beside.get("base_model", ()))
+            updates |= (
+                self._evaluation.show(draft, beside.get("evaluate", ()))
+                | self._notes(beside)
+                | self._base.show(method, beside.get("base_model", ()))
+            )
             shares = [share(recipe, weight) for weight in preview.weights] if recipe and preview else []
             return updates | self._rows.describe(draft, rows, known, shares, method, beside, recipe)
 
@@ -324,7 +294,7 @@ class MergePage:
 
     def _notes(self, beside: Mapping[str, Sequence[Problem]]) -> Updates:
         """What is wrong, beside the fields that are no model's."""
-        notes = {"parameters": self.parameters_note, "output": self.output_note}
+        notes = {"parameters": self._method.note, "output": self._result.note}
         return {note: render.problems(beside.get(name, ())) for name, note in notes.items()}
 
     def _look(self, draft: Draft, values: Values, hub: Hub) -> tuple[Recipe | None, Preview | None, list[Problem]]:
@@ -362,16 +332,6 @@ class MergePage:
             self.controls["output.root"]: gr.Dropdown(choices=list(recipe.tasks), visible=apart),
         }
 
-    def _choose_name(self, offer: dict[str, Any], draft: Draft, values: Values, named: str, hub: Hub) -> None:
-        """Offer a name for the result as long as nobody else gave one; a name that still fits is not offered again."""
-        names = [draft["models"][row]["model"] for row in merged_rows(draft, values)]
-        wanted = default_name(names, values["merge_method"])
-        shown = values["output.name"] or ""
-        if shown not in ("", named) or re.fullmatch(rf"{re.escape(wanted)}(-\d+)?", shown):
-            return
-        values["output.name"] = self._desk.free_name(hub, values["output.owner"] or "", wanted)
-        offer["name"] = {"value": values["output.name"]}
-
     def _merge(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """The button: the job is queued, or what stands in its way is said in the preview and beside its field."""
         with spoken():
@@ -382,7 +342,8 @@ class MergePage:
                 return {self.note: render.problems([Problem("Not signed in", UNDER_YOUR_NAME, fix)])}
             try:
                 recipe = self._recipe(draft, values)
-                job = self._desk.submit(recipe, hub, data[self.nonce])
+                rows = handed_over(draft.get("evaluate", ()))
+                job = self._desk.submit(recipe, hub, data[self.nonce], rows)
             except InputError as error:
                 method = find_method(values["merge_method"])
                 beside = problems_by_field(error.problems, method)

@@ -14,12 +14,21 @@ from ui.forms import help_text, label
 
 SEARCH_HELP = "Type a few letters and pick, or paste owner/name"
 NOTHING = [("", "")] * 12  # Gradio cannot draw an open list that becomes shorter: rows that `style.css` hides fill it
+CHOOSE = """element.addEventListener('click', (event) => {
+    const button = event.target.closest('[data-choice]')
+    if (button) trigger('click', {choice: button.dataset.choice})
+})"""
 NONE_FOUND = "No model with that name (or you have no access)"
 
 
 def fragment(value: str = "", **more: Any) -> gr.HTML:
     """A piece of our own HTML (see `render`), styled by `style.css` alone."""
     return gr.HTML(value, apply_default_css=False, **more)
+
+
+def chooser(value: str = "", **more: Any) -> gr.HTML:
+    """A piece of our own HTML whose buttons can be pressed: the event `click` tells `data-choice` as `choice`."""
+    return gr.HTML(value, apply_default_css=False, js_on_load=CHOOSE, **more)
 
 
 def search_field(title: str, elem_id: str) -> gr.Dropdown:

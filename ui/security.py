@@ -28,8 +28,8 @@ POLICY = (
     "connect-src 'self'; frame-ancestors 'self' {site}; object-src 'none'; base-uri 'self'"
 )
 FRAMEWORK = re.compile(
-    r"/gradio_api/(info|startup-events|theme\.css|upload|upload_progress|queue/(join|data)|run/predict|heartbeat/\w+|cancel|reset|"
-    r"call/\w+(/\w+)?)/?"
+    r"/gradio_api/(info|startup-events|theme\.css|upload|upload_progress|queue/(join|data)|run/predict|heartbeat/\w+|"
+    r"cancel|reset|call/\w+(/\w+)?)/?"
     r"|/gradio_api/file=/.*"  # what somebody uploaded, by its hash: never an address that is fetched for whoever asks
 )  # of the framework's own routes those that the page and its clients use
 UNUSED = re.compile(r"/(gradio_api|monitoring|svelte|pwa_icon)(/.*)?|/login/?")
@@ -88,6 +88,8 @@ class Guard:
             return "This page answers only as 127.0.0.1 or localhost."
         if origin is not None and not self._ours(origin, host):
             return NOT_OURS
+        if path in EMBEDDED:
+            return ""
         site = headers.get("sec-fetch-site")
         if site in ("cross-site", "same-site") and headers.get("sec-fetch-mode", "navigate") != "navigate":
             return NOT_OURS
