@@ -65,8 +65,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         with served(home, environment) as url:
             client = program(url, token)
             done = run_job(client, average(MERGED))
-            hub.set_fault("/resolve/.*safetensors", method="GET", skip=4, delay=2.0, times=None)
             held = client.predict(average("ana/held-back", seed=1), api_name="/submit")["id"]
+            hub.set_fault("/resolve/.*safetensors", method="GET", delay=8.0, times=None)
             private = (*LABELS, *shas, MERGED, "held-back", done["commit"])
             planted = (token, key, environment["OAUTH_CLIENT_SECRET"])
             yield Guarded(url, hub, home, token, done, held, planted, private)

@@ -1,14 +1,22 @@
 """One user's models, jobs and results, and everything that somebody else may ask of the running service."""
 
+import base64
+import hashlib
+import json
 import re
+from collections.abc import Iterator
+from contextlib import suppress
+from http.client import HTTPConnection
 from urllib.parse import quote
 
 import httpx
 import pytest
-from gradio_client.exceptions import AppError
 from huggingface_hub import HfApi
+from itsdangerous import TimestampSigner
+from playwright.sync_api import Browser, BrowserContext, expect
 
 from tests.security.conftest import MERGED, MODELS, Guarded, average
+from tests.security.hostile_page import ATTACKS, hostile_site
 from tests.security.strangers import Caller, endpoints
 from tests.served import program
 
@@ -28,7 +36,7 @@ def status(site: Guarded, id: str) -> str:
 
 
 def told(site: Guarded, token: str | None, text: str) -> tuple[str, int]:
-    """(all that every event of the page answers to a caller who puts a text wherever one can stand, how many there are)."""
+    """(what all events of the page answer to a caller who puts a text wherever one can stand, how many there are)."""
     caller, answers = Caller(site.url, token), []
     query = {"id": text, "model": text} if len(text) < 200 else {"id": site.held}
     for endpoint in endpoints(site.url):
@@ -53,7 +61,7 @@ def test_ana_herself_sees_what_is_hers(guarded: Guarded) -> None:
 def test_no_event_of_the_page_shows_or_touches_what_is_somebody_elses(guarded: Guarded, who: str) -> None:
     """Every event that the config lists, with the victim's job ids, models and results wherever a text can stand."""
     token = guarded.hub.add_token("bea") if who == "bea" else None
-    texts = [guarded.held, MODELS[0], average("bea/stolen")] if who == "bea" else [guarded.done["id"]]
+    texts = [guarded.held, average("bea/stolen")] if who == "bea" else [guarded.done["id"]]
     for text in texts:
         answers, count = told(guarded, token, text)
         assert not leaked(guarded, answers, text)
@@ -66,13 +74,11 @@ def test_no_event_of_the_page_shows_or_touches_what_is_somebody_elses(guarded: G
 
 def test_the_public_calls_say_that_there_is_no_such_job(guarded: Guarded) -> None:
     """The same words as for a job that never was, so that an id tells nothing."""
-    client = program(guarded.url, guarded.hub.add_token("bea"))
-    for call in ("/status", "/cancel"):
-        with pytest.raises(AppError) as theirs:
-            client.predict(guarded.done["id"], api_name=call)
-        with pytest.raises(AppError) as none:
-            client.predict("m" + "0" * 23, api_name=call)
-        assert str(theirs.value).replace(guarded.done["id"], "ID") == str(none.value).replace("m" + "0" * 23, "ID")
+    bea, none = Caller(guarded.url, guarded.hub.add_token("bea")), "m" + "0" * 23
+    for call in [one for one in endpoints(guarded.url) if one.name in ("status", "cancel")]:
+        sentences = [_said(bea.ask(call, [id])).replace(id, "ID") for id in (guarded.done["id"], none)]
+        assert sentences == ["There is no such job: 'ID' is not one of yours. Look at the list of your jobs."] * 2
+    bea.close()
 
 
 @pytest.mark.parametrize("name", [MERGED, MODELS[0], "ana/gated"])
@@ -107,24 +113,23 @@ def test_no_file_of_the_server_is_served(guarded: Guarded) -> None:
         assert httpx.post(f"{guarded.url}/gradio_api/{path}", json={"data": []}).status_code == 404, path
 
 
-@pytest.mark.parametrize("value", ["/etc/passwd", "/proc/self/environ", "../../etc/passwd", "http://127.0.0.1:9/x"])
-def test_an_upload_that_was_none_is_not_read(guarded: Guarded, value: str) -> None:
-    """A caller who names a file of the server where an upload is expected."""
-    caller = Caller(guarded.url, guarded.hub.add_token("bea"))
-    upload = {"path": value, "url": value, "orig_name": "a.txt", "meta": {"_type": "gradio.FileData"}}
-    tried = 0
+def test_an_upload_that_was_none_is_not_read(guarded: Guarded) -> None:
+    """A caller who names a file of the server, or an address, where an upload is expected."""
+    caller, tried = Caller(guarded.url, guarded.hub.add_token("bea")), 0
     for endpoint in endpoints(guarded.url):
-        kinds = [kind for kind, _ in endpoint.inputs]
-        if "file" in kinds:
-            data = [upload if kind == "file" else one for kind, one in zip(kinds, endpoint.data("ana/x"), strict=True)]
-            data = ["upload" if kind == "radio" and "upload" in str(props.get("choices")) else one
-                    for (kind, props), one in zip(endpoint.inputs, data, strict=True)]  # fmt: skip
+        if not any(kind == "file" for kind, _ in endpoint.inputs):
+            continue
+        for value in ("/etc/passwd", "/proc/self/environ", "http://127.0.0.1:9/x"):
+            upload = {"path": value, "url": value, "orig_name": "a.txt", "meta": {"_type": "gradio.FileData"}}
+            data = [
+                upload if kind == "file" else "upload" if kind == "radio" and "upload" in str(props["choices"]) else one
+                for (kind, props), one in zip(endpoint.inputs, endpoint.data("ana/x"), strict=True)
+            ]
             answer = caller.ask(endpoint, data)
-            assert "root:" not in answer
-            assert "MERGE_" not in answer
-            assert '"success":false' in answer.replace(" ", ""), endpoint.name
+            assert not re.search(r"root:|MERGE_|HOME=", answer)
+            assert '"success":false' in answer, endpoint.name
             tried += 1
-    assert tried
+    assert tried >= 6
     caller.close()
 
 
@@ -132,23 +137,102 @@ def test_headers_make_nobody_somebody(guarded: Guarded) -> None:
     """Who somebody is says their token alone."""
     caller = Caller(guarded.url, headers={**IDENTITY_HEADERS, "authorization": "Bearer ana", "cookie": "session=ana"})
     for endpoint in endpoints(guarded.url):
-        answer = caller.ask(endpoint, endpoint.data(guarded.done["id"]), {"id": guarded.done["id"]})
-        assert not [word for word in guarded.private if word in answer], endpoint.name
+        if endpoint.name in ("_open", "status", "submit", "cancel"):
+            answer = caller.ask(endpoint, endpoint.data(guarded.done["id"]), {"id": guarded.done["id"]})
+            assert not leaked(guarded, answer, guarded.done["id"]), endpoint.name
     caller.close()
 
 
-@pytest.mark.parametrize("token", ["hf_" + "x" * 20_000, "hf_ü", "a\r\nx-user: ana", " ", "hf_wrong"])
-def test_a_token_that_is_none_gets_one_sentence(guarded: Guarded, token: str) -> None:
+def test_a_token_that_is_none_gets_one_sentence(guarded: Guarded) -> None:
     """Too long, in other letters, with a second header in it, or unknown to the Hub."""
-    with pytest.raises(AppError) as caught:
-        program(guarded.url, token).predict(guarded.done["id"], api_name="/status")
-    assert re.search(r"Your (token is not valid|sign-in has run out)", str(caught.value)), str(caught.value)
-    assert len(str(caught.value)) < 300
+    call = next(one for one in endpoints(guarded.url) if one.name == "status")
+    for token in ("hf_" + "x" * 20_000, "hf_ü", "a\r\nx-user: ana", " ", "hf_wrong"):
+        sentence = _said(Caller(guarded.url, token).ask(call, [guarded.done["id"]]))
+        assert re.match(r"Your (token is not valid|sign-in has run out)", sentence), sentence
+        assert len(sentence) < 300
+
+
+def _said(answer: str) -> str:
+    """The sentence of an error."""
+    return str(json.loads(answer.splitlines()[-1][5:])["output"]["error"])
 
 
 def test_a_link_of_a_megabyte_is_refused(guarded: Guarded) -> None:
     """Before anything of it is unpacked, and the page is there for the next one."""
-    assert httpx.get(f"{guarded.url}/?recipe={'A' * 1_000_000}").status_code in (400, 414, 431)
+    connection = HTTPConnection(guarded.url.removeprefix("http://"))
+    with suppress(ConnectionError):  # it may be closed before all of it is sent
+        connection.request("GET", f"/?recipe={'A' * 1_000_000}")
+        assert connection.getresponse().status in (400, 414, 431)
+    connection.close()
     assert httpx.get(f"{guarded.url}/health").status_code == 200
-    page = next(one for one in endpoints(guarded.url) if one.name == "_open" and len(one.inputs) > 20)
-    assert "The recipe link is too long" in Caller(guarded.url).ask(page, page.data(""), {"recipe": "A" * 30_000})
+
+
+# In the browser of somebody who is signed in
+
+
+@pytest.fixture(scope="module")
+def ana_browsing(guarded: Guarded, browser: Browser) -> Iterator[BrowserContext]:
+    """A browser in which ana is signed in."""
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(guarded.url)
+    page.locator("#sign-in").click()
+    page.get_by_role("button", name="Continue as ana").click()
+    expect(page.locator("#sign-in")).to_contain_text("Sign out (ana)")
+    page.close()
+    yield context
+    context.close()
+
+
+@pytest.mark.parametrize("name", ["localhost", "127.0.0.1"])
+def test_another_sites_page_can_do_nothing(guarded: Guarded, ana_browsing: BrowserContext, name: str) -> None:
+    """Of another site, and of another origin of the same site; the cookies are sent along, and do not help."""
+    cancel = next(one for one in endpoints(guarded.url) if one.name == "cancel")
+    sent: dict[str, bool] = {}
+    page = ana_browsing.new_page()
+    cookies = lambda request: request.all_headers().get("cookie", "")  # noqa: E731
+    page.on("request", lambda request: sent.update({request.url: "session=" in cookies(request)}))
+    with hostile_site() as port:
+        page.goto(f"http://{name}:{port}/")
+        told = page.evaluate(ATTACKS, [guarded.url, guarded.held, cancel.index])
+        page.goto(f"http://{name}:{port}/")
+        page.evaluate("(url) => { location.href = url + '/logout' }", guarded.url)
+        expect(page.locator("body")).to_contain_text("may not sign anybody out")
+    page.close()
+    assert any(with_cookie for url, with_cookie in sent.items() if url.startswith(guarded.url)), "no cookie was sent"
+    harmless = {"call blind": 0, "upload blind": 0, "beacon": True, "form": "sent"}  # what a page is told in any case
+    for attack, answer in told.items():
+        allowed = answer == harmless.get(attack) or str(answer).startswith("refused") or answer == "seen: closed"
+        assert allowed, (attack, answer)
+    assert status(guarded, guarded.held) in ("waiting", "running")
+    assert not list(guarded.folder.rglob("hostile.txt"))
+    own = ana_browsing.new_page()
+    own.goto(guarded.url)
+    expect(own.locator("#sign-in")).to_contain_text("Sign out (ana)")
+    own.close()
+
+
+def test_a_cookie_that_was_made_or_changed_is_nobodys(guarded: Guarded, ana_browsing: BrowserContext) -> None:
+    """With another content, or signed with the secret that an app without one would have."""
+    cookie = next(one for one in ana_browsing.cookies() if one["name"] == "session")["value"]
+    body, stamp, signature = cookie.split(".")
+    read = next(one for one in endpoints(guarded.url) if one.name == "_open" and not one.inputs)
+    query = {"id": guarded.done["id"]}
+    genuine = Caller(guarded.url, headers={"cookie": f"session={cookie}"})
+    assert MERGED in genuine.ask(read, [], query)
+    content = json.loads(base64.b64decode(body + "=="))
+    other = base64.b64encode(json.dumps(content | {"more": "ana"}).encode()).decode()
+    constant = TimestampSigner(hashlib.sha256(b"-v4").hexdigest()).sign(body.encode()).decode()
+    for forged in (f"{other}.{stamp}.{signature}", constant, f"{body}.{stamp}.{signature[:-2]}AA", body):
+        answer = Caller(guarded.url, headers={"cookie": f"session={forged}"}).ask(read, [], query)
+        assert not leaked(guarded, answer, guarded.done["id"])
+
+
+def test_our_own_button_signs_out(guarded: Guarded, ana_browsing: BrowserContext) -> None:
+    """And the cookie is good for nothing in that browser any more."""
+    page = ana_browsing.new_page()
+    page.goto(guarded.url)
+    expect(page.locator("#sign-in")).to_contain_text("Sign out (ana)")
+    page.locator("#sign-in").click()
+    expect(page.locator("#sign-in")).to_contain_text("Sign in with")
+    page.close()
