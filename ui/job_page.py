@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 
+from hub.client import Hub
 from jobs.job import Job
 from jobs.store import StoreAway
 from merging.errors import InputError, MergeError
@@ -38,11 +39,12 @@ class JobPage:
             with gr.Column(scale=2):
                 self.list = fragment(elem_id="jobs")
             with gr.Column(scale=3):
-                self.view = JobView(self._desk)
+                self.view = JobView(self._desk, log_open=True)
+                self.figures = fragment(elem_id="job-figures")
                 self.links = fragment()
         self.told = gr.State("")  # what the list says, to leave it alone while nothing is new
         self.timer = gr.Timer(2 * EVERY, active=False)  # runs only while a job of the list does
-        listed = [self.list, self.told, self.timer]
+        listed = [self.list, self.told, self.timer, self.figures]
         page.load(self._open, None, [*listed, self.links, *self.view.outputs], **QUIET)
         gr.on([self.timer.tick, self.view.status.change], self._follow, [self.told, self.view.id], listed, **QUIET)
         self.view.wire()
@@ -58,6 +60,7 @@ class JobPage:
                     job = self._desk.job(chosen, hub)
                     updates[self.links] = _links(job)
                     updates |= self.view.show(job, hub, request)
+                    updates[self.figures] = self._figures(job, jobs, str(request.query_params.get("with") or ""), hub)
                 return updates
             except InputError as error:
                 return {self.list: render.problems(error.problems)}
@@ -73,13 +76,25 @@ class JobPage:
     def _follow(self, told: str, chosen: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """Look at all jobs; a list that says the same already is left alone."""
         with spoken():
+            hub = self._desk.hub(token, request)
             try:
-                jobs = self._desk.jobs(self._desk.hub(token, request))
+                jobs = self._desk.jobs(hub)
             except StoreAway as error:
                 return {self.list: render.problems([error.problem]), self.told: "?"}
             except MergeError:  # not signed in any more, or the Hub is away: the view says so
                 return {self.timer: gr.Timer(active=False)}
-            return {self.told: told} if _state(jobs) == told else self._listed(jobs, chosen)
+            if _state(jobs) == told:
+                return {self.told: told}
+            shown = "".join(self._figures(job, jobs, "", hub) for job in jobs if job.id == chosen)
+            return self._listed(jobs, chosen) | ({self.figures: shown} if shown else {})
+
+    def _figures(self, job: Job, jobs: Sequence[Job], beside: str, hub: Hub) -> str:
+        """How the merge of a job did, beside another one of the same person's."""
+        if not job_words.evaluated(job):
+            return ""
+        others = [one for one in jobs if job_words.evaluated(one)]
+        other = next(((one, self._desk.report(one.id, hub)) for one in others if one.id == beside), None)
+        return job_words.figures(job, self._desk.report(job.id, hub), others, other)
 
 
 def _state(jobs: Sequence[Job]) -> str:

@@ -20,7 +20,7 @@ EVERY = 1.5  # seconds between two looks
 class JobView:
     """The view's components. Its one timer runs only while a job does; a look touches nothing else of the page."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, *, log_open: bool = False) -> None:
         """Make the components where the layout is open."""
         self._desk = desk
         self.id = gr.State("")
@@ -29,7 +29,7 @@ class JobView:
         with gr.Row():
             self.cancel = gr.Button("Cancel this job", visible=False, size="sm", elem_id="cancel")
             self.publish = gr.Button("Publish the result again", visible=False, size="sm", elem_id="publish-again")
-        with gr.Accordion("Log", open=False, visible=False) as self.log_box:
+        with gr.Accordion("Log", open=log_open, visible=False) as self.log_box:
             self.log = fragment()
         self.timer = gr.Timer(EVERY, active=False)
 

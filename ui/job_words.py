@@ -10,6 +10,7 @@ from jobs.job import Job, StageState
 from merging.method import METHODS
 from merging.progress import Progress
 from merging.recipe import Recipe
+from ui import charts
 from ui.render import ago, download, link, notice, plural, recipe_link, text
 
 STAGE_NAMES = {
@@ -30,6 +31,7 @@ STATUS_NAMES = {
     "cancelled": "Cancelled",
 }
 LOG_LINES = 200
+BESIDE = 8  # other merges that one may be compared with at a click
 MARKS = {"done": "✓", "failed": "✕", "running": "•", "waiting": ""}
 
 
@@ -64,7 +66,7 @@ def _steps(stages: Iterable[StageState]) -> str:
 
 def _now(one: Job) -> str:
     if one.status == "waiting":
-        return '<p class="mm-quiet">Waiting for a worker. You may close this page: the job goes on.</p>'
+        return f'<p class="mm-quiet">{_place(one.ahead)}. You may close this page: the job goes on.</p>'
     if one.status != "running":
         return ""
     progress = one.progress
@@ -74,6 +76,11 @@ def _now(one: Job) -> str:
         f'<progress max="1"{value} aria-label="progress of this stage"></progress>'
         f'<p class="mm-quiet">{text(words)}. You may close this page: the job goes on.</p>'
     )
+
+
+def _place(ahead: int) -> str:
+    """A waiting job's place in the queue."""
+    return f"Waiting: {plural(ahead, 'job')} before it" if ahead else "Waiting for a worker: it is next"
 
 
 def _progress_words(progress: Progress) -> str:
@@ -109,7 +116,8 @@ def log(lines: Sequence[Mapping[str, Any]]) -> str:
         f"{text(line.get('stage', ''), 20):<10} {text(line.get('message', ''), 1000)}"
         for line in told
     )
-    return f'<pre class="mm-log" tabindex="0" aria-label="log">{rows or "Nothing yet."}</pre>'
+    pre = f'<pre class="mm-log">{rows or "Nothing yet."}</pre>'
+    return f'<div class="mm-tail" role="log" tabindex="0" aria-label="log">{pre}</div>'
 
 
 def jobs(found: Sequence[Job], chosen: str = "", now: float | None = None) -> str:
@@ -151,3 +159,34 @@ def job_links(one: Job, recipe: Recipe) -> str:
         f'<p class="mm-actions">{link(recipe_link("", recipe), "Run again", css="mm-button", here=True)} '
         f"{download(one.recipe_yaml, 'recipe.yaml', 'Download the recipe')}</p>"
     )
+
+
+def figures(
+    one: Job, report: Mapping[str, Any], others: Sequence[Job], other: tuple[Job, Mapping[str, Any]] | None
+) -> str:
+    """How a merge did, and beside it another one or the way to one."""
+    evaluation = report.get("evaluation") or {}
+    shown = charts.evaluation(evaluation)
+    if not shown:
+        return ""
+    parts = [f'<section class="mm-card"><h3>How it does</h3>{shown}</section>']
+    if other is not None:
+        titles = [named.repo_id or named.id for named in (one, other[0])]
+        table = charts.compared(titles, [evaluation, other[1].get("evaluation") or {}])
+        parts.append(f'<section class="mm-card"><h3>Two merges side by side</h3>{table}</section>')
+    links = [_beside(one, named) for named in others if named.id != one.id]
+    if links:
+        parts.append(
+            f'<nav aria-label="Compare with another merge"><p>Compare with {" ".join(links[:BESIDE])}</p></nav>'
+        )
+    return "".join(parts)
+
+
+def _beside(one: Job, other: Job) -> str:
+    address = f"/jobs?{urlencode({'id': one.id, 'with': other.id})}"
+    return link(address, other.repo_id or other.id, css="mm-small", here=True)
+
+
+def evaluated(one: Job) -> bool:
+    """Whether a job has ended with figures, as far as its stages say."""
+    return any(stage.name == "evaluate" and stage.status == "done" for stage in one.stages)

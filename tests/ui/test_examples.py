@@ -42,7 +42,7 @@ def test_only_what_everybody_may_merge_is_offered(hub: LoopbackHub, tmp_path: Pa
     assert [one.title for one in examples.available(Hub(hub.url, token))] == ["Two"]
     hub.reset_counters()
     assert [one.title for one in examples.available(Hub.anonymous(hub.url))] == ["Two"]
-    assert hub.counters() == {}
+    assert hub.counters()["requests"] == {}
     assert Examples(file).available(Hub.anonymous("http://127.0.0.1:9")) == []
 
 

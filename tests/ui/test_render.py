@@ -19,6 +19,7 @@ from merging.progress import Progress
 from merging.recipe import recipe_from_dict
 from merging.tensors import HeaderSource
 from tests.tiny_models import save_tiny
+from tests.ui.reports import evaluation
 from ui import job_words, methods_page, render
 from ui.model_page import merged_html
 
@@ -184,6 +185,23 @@ def test_a_failed_job_says_why_with_its_id() -> None:
     """One sentence, the job's id, and the way out when its result is kept."""
     words = safe(job_words.job(a_job(status="failed", error="Your sign-in has run out.", publishable=True))).words
     assert "Your sign-in has run out. The result is kept: sign in again and publish it. (job m1)" in words
+
+
+@pytest.mark.parametrize(("ahead", "words"), [(0, "it is next"), (1, "1 job before it"), (3, "3 jobs before it")])
+def test_a_waiting_job_knows_its_place(ahead: int, words: str) -> None:
+    """In the queue."""
+    assert words in safe(job_words.job(a_job(status="waiting", ahead=ahead))).words
+
+
+def test_a_merge_is_compared_with_another_of_mine() -> None:
+    """Its own figures, both side by side, and the ways to others; nothing for a job without figures."""
+    first, second = a_job(id="m1"), a_job(id="m2", repo_id="ana/second")
+    report = {"evaluation": evaluation()}
+    seen = safe(job_words.figures(first, report, [first, second], (second, report)))
+    assert "Two merges side by side" in seen.words
+    assert "+0.0 points" in seen.words
+    assert "/jobs?id=m1&with=m2" in [attributes.get("href") for _, attributes in seen.tags]
+    assert job_words.figures(first, {}, [first, second], None) == ""
 
 
 def test_tracebacks_are_not_shown() -> None:
