@@ -107,12 +107,20 @@ def _sentence(path: Path) -> str:
     return re.split(r"(?<=[^.])\.(?:\s|$)", first)[0]
 
 
+def faults() -> str:
+    """A row for each fault of the Hub that the tests switch on."""
+    from tests.jobs.faults import table
+
+    return table()
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "methods": methods,
     "parameters": parameters,
     "architectures": architectures,
     "settings": settings,
     "commands": commands,
+    "faults": faults,
     "tree": tree,
 }
 

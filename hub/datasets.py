@@ -17,7 +17,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from hub.client import Hub, explained
+from huggingface_hub.errors import HfHubHTTPError
+
+from hub.client import Hub, explain, explained
+from hub.patience import GaveUp
 from merging.errors import InputError, MergeError
 from merging.roles import Reads
 
@@ -298,12 +301,30 @@ def _hub_rows(hub: Hub, data: str, cache_dir: Path | None) -> Source:
         stream = streams[split]
     except MergeError:
         raise
-    except Exception as error:  # the library raises many kinds; none of them is ours to tell apart
-        reason = " ".join(str(error).split())[:200]
-        raise InputError(f"The dataset {name} cannot be read", reason, "Pick another dataset or config") from None
+    except Exception as error:
+        raise _in_words(hub, error, name) from None
     items = {key: getattr(value, "feature", value) for key, value in (stream.features or {}).items()}
     classes = {key: value.names for key, value in items.items() if hasattr(value, "names")}
-    return Source(iter(stream), classes, revision or "")
+    return Source(_streamed(hub, stream, name), classes, revision or "")
+
+
+def _streamed(hub: Hub, stream: Iterable[Mapping[str, Any]], name: str) -> Iterator[Mapping[str, Any]]:
+    """The rows of a dataset, of which more is fetched as they are read."""
+    try:
+        yield from stream
+    except Exception as error:
+        raise _in_words(hub, error, name) from None
+
+
+def _in_words(hub: Hub, error: Exception, name: str) -> MergeError:
+    """An error of the library, which raises many kinds: the Hub's, or a sign-in's, lies at the bottom of some."""
+    below: BaseException | None = error
+    while below is not None:
+        if isinstance(below, GaveUp | HfHubHTTPError) and (found := explain(hub, below, name)).passing:
+            return found
+        below = below.__cause__ or below.__context__
+    reason = " ".join(str(error).split())[:200]
+    return InputError(f"The dataset {name} cannot be read", reason, "Pick another dataset or config")
 
 
 def _config_and_split(

@@ -1,39 +1,41 @@
 """The same stages without a queue: what the command line does on this machine."""
 
+import errno
 import fcntl
 import json
 import shutil
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hub.client import Hub, SignInNeeded
+from hub.client import Hub
 from hub.download import fetch
+from hub.labelled import load_labelled
 from hub.publish import Published
 from hub.publish_statistics import publish_statistics
 from hub.repository import RemoteRepo, open_repo
 from hub.resolve import resolve
+from hub.statistics import path_of
 from hub.statistics_place import publishing_problems
 from hub.upload import watched
 from jobs import stages
 from jobs.job import JobFolder, read_json, write_atomically
-from jobs.stages import StageContext, collect_statistics, read_rows
+from jobs.stages import StageContext, collect_statistics
 from jobs.statistics_preview import raise_if_telling
 from merging.checkpoint import open_parent
 from merging.compatibility import quantised
 from merging.device import pick_device
 from merging.engine import Report
-from merging.errors import InputError
+from merging.errors import InputError, MergeError
+from merging.evaluation.facts import Example, kind_name, label_names, wanted_kind
+from merging.evaluation.labels import match_labels
 from merging.parent import Parent
 from merging.plan import make_plan
 from merging.progress import Progress
-from merging.recipe import Calibration, ModelEntry, Recipe, recipe_from_dict
+from merging.recipe import Calibration, EvaluationSet, ModelEntry, Recipe, recipe_from_dict
 from merging.wish import Place
-
-if TYPE_CHECKING:  # a merge needs no transformers, and does not wait for their import
-    from merging.evaluate import Score
 
 MARK = ".merge-my-models"  # in a work folder that we made; locked while a merge uses it
 REPORT = ".merge-report.json"  # in a merged folder: what its card tells; hidden, so never published
@@ -102,22 +104,37 @@ def merge_here(
         try:
             for stage in _stages(recipe, check):
                 yield from stage(context)
+            report = _put(folder, out)
         except BaseException as error:
-            wrong = isinstance(error, InputError) and not isinstance(error, SignInNeeded)
-            hopeless = wrong and stage in (stages.merge, stages.check)
-            if folder.pinned.exists() and not hopeless:
+            if folder.pinned.exists() and not _hopeless(error, stage):
                 error.add_note(f"What was done is kept in {work}: the same command goes on from there.")
             else:
                 _discard(work)  # nothing was begun, or the same command would end the same way
             raise
-        report = dict(read_json(folder.report) or {})
-        report.pop("checks", None)
+        _discard(work)
+    return Report.from_dict(report)
+
+
+def _hopeless(error: BaseException, stage: object) -> bool:
+    """Whether the same command would end the same way: the input is at fault, or what the method makes of it."""
+    kind = MergeError if stage is stages.merge else InputError
+    return stage in (stages.merge, stages.check) and isinstance(error, kind) and not error.passing
+
+
+def _put(folder: JobFolder, out: Path) -> dict[str, Any]:
+    """The result to its place, whole and with its report, at once; the report."""
+    report = dict(read_json(folder.report) or {})
+    report.pop("checks", None)
+    try:
+        write_atomically(folder.output / REPORT, json.dumps(report))
         if out.exists():
             out.rmdir()  # empty: the command line refuses any other
         folder.output.rename(out)
-        write_atomically(out / REPORT, json.dumps(report))
-        _discard(work)
-    return Report.from_dict(report)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise MergeError(f"{out} cannot be made", error.strerror or "", "Make room for it, then start again") from None
+    return report
 
 
 def _stages(recipe: Recipe, check: bool) -> tuple[Callable[[StageContext], stages.Steps], ...]:
@@ -150,32 +167,51 @@ def collect_here(
 
 
 def evaluate_here(
-    hub: Hub, models: Sequence[str], wish: Calibration, *, label_column: str | None, device: str = "auto"
-) -> Generator[Progress, None, dict[str, "Score"]]:
-    """Accuracy of each classifier on the same labelled rows; `folder/task` or `owner/name:task` names one head."""
-    from merging.evaluate import accuracy
+    hub: Hub, models: Sequence[str], wish: EvaluationSet, *, ensemble: bool = False, device: str = "auto"
+) -> Generator[Progress, None, dict[str, Any]]:
+    """The `evaluation` of models on one set; `owner/name:task` or `folder:task` names one head of a merge.
+
+    With `ensemble` also their ensembles: the instance-wise one where a folder has Gram statistics beside its weights.
+    """
+    from merging.evaluation.comparison import Candidate, Comparison, LabelledSet
 
     pick_device(device)
-    scores: dict[str, Score] = {}
     with TemporaryDirectory(prefix="merge-") as name:
-        rows = read_rows(hub, wish, Path(name) / "cache", files_allowed=True, label_column=label_column)
-        labelled = [(text, label) for text, label in rows if label is not None]
-        if not labelled:
-            raise InputError(f"{wish.data} has no labels", "a score needs them", "Name their column", "label_column")
+        candidates = []
         for number, model in enumerate(models):
             yield Progress("evaluate", number, len(models), "models", model)
             repo, _, task = model.partition(":")
             folder, _ = yield from local_model(hub, repo, Path(name) / str(number), task=task)
-            scores[model] = accuracy(
-                folder,
-                labelled,
-                batch_size=wish.batch_size,
-                max_length=wish.max_length,
-                device=device,
-                name=model,
-                data=wish.data,
-            )
-    return scores
+            grams = folder / path_of("gram")
+            candidates.append(Candidate("parent", model, folder, grams=grams if grams.is_file() else None))
+        kind = wanted_kind(wish, 0, [("", own.config) for own in candidates])
+        rows = load_labelled(
+            hub,
+            wish,
+            by_word=kind == "token-classification",
+            labelled=kind != "language-modelling",
+            cache_dir=Path(name) / "cache",
+            files_allowed=True,
+        )
+        for own in candidates:
+            _raise_unless_fitting(own.title, own.config, kind, rows.examples, wish)
+        one = LabelledSet(wish.model_copy(update={"kind": kind}), rows.examples, rows.revision, wish.data)
+        comparison = Comparison(candidates, [one], Path(name) / "answers", device, ensembles=ensemble)
+        if rows.unlabelled:
+            comparison.notes.append(f"{rows.unlabelled:,} rows without a label were left out.")
+        return (yield from comparison.run())
+
+
+def _raise_unless_fitting(
+    title: str, config: Mapping[str, Any], kind: str, examples: Sequence[Example], wish: EvaluationSet
+) -> None:
+    """InputError for a model that is made for another kind of task, or lacks a label of the data."""
+    if kind_name(config) != kind:
+        made = (config.get("architectures") or ["without a class"])[0]
+        raise InputError(f"{title} is a {made}", f"it is not made for {kind}", "Evaluate another model", "models")
+    labels = {name for one in examples for name in ((one.label,) if isinstance(one.label, str) else one.label or ())}
+    names = {"data_name": wish.data, "model_name": title, "where": "label"}
+    match_labels(labels, label_names(config), wish.labels, **names)
 
 
 def publish_here(

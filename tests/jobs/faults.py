@@ -4,16 +4,17 @@ A `Case` says what is switched on before which stage, and what its user sees. `d
 cases; the tests run each of them, so that it cannot say what is not so.
 """
 
+import re
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from demo.loopback_hub import LoopbackHub
 from demo.loopback_traffic import slow_down
 from hub.client import Hub
-from tests.tiny_models import save_tiny, sentences
+from merging.recipe import Recipe, recipe_from_dict
 
 REPO = "ann/merged"
 STAGES = ("pin", "fetch", "calibrate", "merge", "publish")
@@ -29,6 +30,8 @@ class World:
     """A Hub with bob's two models and a text, and ann, who merges them. Each case has a copy of its own."""
 
     def __init__(self, hub: LoopbackHub, root: Path) -> None:
+        from tests.tiny_models import save_tiny, sentences  # only here: the table needs no transformers
+
         self.hub, self._root, self._copies = hub, root, 0
         hub.move_to(root / "first")
         for user in ("ann", "bob"):
@@ -106,12 +109,45 @@ class Case:
     later: Left = "whole"  # after going on, with everything mended
     statistics: bool = False  # the merge collects some
     slow: bool = False  # left out of `make test`
-    scopes: Sequence[str] | None = field(default=None)
 
     @property
     def name(self) -> str:
         """For the test's id."""
         return f"{self.stage}: {self.fault}"
+
+
+def recipe(case: Case) -> Recipe:
+    """The merge that the case disturbs."""
+    calibration = {"data": "bob/texts", "examples": 8, "max_length": 16}
+    models = [{"model": f"bob/m{i}"} | ({"calibration": calibration} if case.statistics else {}) for i in (0, 1)]
+    method = "regmean" if case.statistics else "average"
+    return recipe_from_dict({"merge_method": method, "models": models, "output": {"repo_id": REPO}})
+
+
+def general(why: str, url: str) -> str:
+    """A sentence without what differs from run to run."""
+    why = why.replace(url, "{hub}").replace("bob/m0", "bob/m1")
+    why = re.sub(r"of [\d,]{9,} bytes", "of {many} bytes", re.sub(r", for \d+ s", "", why))
+    return re.sub(r"'[0-9a-f]{40}'", "'{commit}'", why)
+
+
+LEFT: dict[Left, str] = {
+    "whole": "the merge, in one commit",
+    "nothing": "no repo",
+    "empty": "an empty repo of ours",
+    "theirs": "the repo that took it, untouched",
+}
+
+
+def table() -> str:
+    """One row a fault, for the docs."""
+    rows = ["| switched on | before the stage | then | what the user reads | on the Hub |", "|---|---|---|---|---|"]
+    for case in CASES:
+        then = "ends" if case.ends else "goes on"
+        words = case.ends or (f"`{LINE}`" if case.log else "")
+        left = LEFT[case.left] + (f"; later {LEFT[case.later]}" if case.later != case.left else "")
+        rows.append(f"| {case.fault} | {case.stage} | {then} | {words} | {left} |")
+    return "\n".join(rows)
 
 
 def on(path: str, *statuses: int, **fault: Any) -> Callable[[World], None]:
@@ -132,6 +168,7 @@ def for_ever(path: str, **fault: Any) -> Callable[[World], None]:
 
 
 SLOW = "The Hub asks to slow down: We had to rate limit you: 1000 requests in 5 minutes. Try again in 60 minutes."
+LINE = "waiting 12 s: the Hub asks to slow down"
 BUSY = r"waiting \d+ s: the Hub asks to slow down"
 OUT = "Your sign-in has run out: the Hub refuses it. Sign in again."
 KEPT = "Your sign-in has run out: the result is kept and waits to be published. Sign in again and publish."

@@ -156,12 +156,20 @@ def test_one_user_runs_one_job_at_a_time_and_all_run(workers: Workers, service: 
 def test_a_sign_in_that_ran_out_keeps_the_result(
     workers: Workers, service: JobService, ann: Hub, hub: LoopbackHub, sign_in: SignIn
 ) -> None:
-    """The job says so and keeps its output; after a new sign-in it is only published, once."""
+    """The job says so and keeps what was done; after a new sign-in it goes on from there, and is published once."""
     assert isinstance(ann.token, str)
     workers.start(fake=False)
+    hub.set_fault(r"/resolve/.*/tokenizer.json", delay=1.0, times=None)
     id = service.submit(average(), ann).id
-    wait_for(lambda: service.get(id, "ann").stage == "check", 90, 0.1)
+    wait_for(lambda: service.get(id, "ann").stage == "fetch", 90)
     hub.expire_token(ann.token)
+    job = ended(service, id, seconds=90)
+    assert (job.status, job.resumable, job.publishable, job.stage) == ("failed", True, False, "fetch")
+    hub.clear_faults()
+    second = Hub(hub.url, hub.add_token("ann"))
+    assert service.go_on(id, second).status in ("waiting", "running")
+    wait_for(lambda: service.get(id, "ann").stage == "check", 90, 0.1)
+    hub.expire_token(str(second.token))
     job = ended(service, id, seconds=90)
     assert (job.status, job.publishable, job.url) == ("failed", True, "")
     assert job.error.startswith("Your sign-in has run out")
@@ -170,10 +178,10 @@ def test_a_sign_in_that_ran_out_keeps_the_result(
     job = ended(service, id, seconds=90)
     assert (job.status, job.url) == ("done", f"{hub.url}/ann/merged")
     starts = [line["stage"] for line in service.log(id, "ann") if "started on" in line["message"]]
-    assert starts == ["pin", "fetch", "merge", "check", "publish", "publish", "clean"]
+    assert starts == ["pin", "fetch", "fetch", "merge", "check", "publish", "publish", "clean"]
     assert len(again.api.list_repo_commits("ann/merged")) == 2
     files = [path for path in workers.home.rglob("*") if path.is_file()]
-    secrets = [token.encode() for token in (ann.token, str(again.token), TOKEN)]
+    secrets = [token.encode() for token in (ann.token, str(second.token), str(again.token), TOKEN)]
     assert [path for path in files if any(secret in path.read_bytes() for secret in secrets)] == []
     with pytest.raises(InputError, match="This job has no result to publish"):
         service.go_on(id, again)
