@@ -20,7 +20,7 @@ from jobs.recipe_file import read_recipe
 from jobs.shell import command_of, say
 from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress, size
-from merging.recipe import Calibration, ModelEntry, Recipe
+from merging.recipe import Calibration, EvaluationSet, ModelEntry, Recipe
 from settings import Settings, parse_size
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def merge(
 ) -> None:
     """Merge on this machine. An interrupted merge goes on when started again."""
     from hub.client import hub_of_this_machine
+    from jobs.evaluation_words import table
     from jobs.local import merge_here
 
     wish = read_recipe(recipe)
@@ -135,6 +136,8 @@ def merge(
         say(f"{report.method} on {report.device}: {report.parameters:,} parameters in {report.seconds:.1f} s")
         for name, reason in report.fallbacks.items():
             say(f"  averaged: {name} ({reason})")
+        for line in table(report.evaluation):
+            say(line)
 
 
 def _refuse_other_folder(out: Path) -> None:
@@ -256,35 +259,48 @@ def _show_statistics(hub: "Hub", name: str, json_: bool) -> None:
 @command
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Hub ids or folders; owner/name:task for one head.")],
-    data: Annotated[str, typer.Option(help="id[:config][:split], or a local .jsonl, .csv, .tsv")] = "",
-    label_column: Annotated[str, typer.Option(help="Column of the label names.")] = "label",
+    data: Annotated[str, typer.Option(help="id[:config][:split], or a local .jsonl, .csv, .tsv, .txt")] = "",
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels; guessed by default.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the texts; guessed by default.")] = None,
-    examples: Annotated[int, typer.Option(min=1)] = 1000,
+    label: Annotated[
+        list[str] | None, typer.Option(help="DATA=MODEL: which label of the data is which of the model. Several times.")
+    ] = None,
+    kind: Annotated[
+        Literal["auto", "classification", "token-classification", "language-modelling"],
+        typer.Option(help="By default what the models are made for."),
+    ] = "auto",
+    ensemble: Annotated[bool, typer.Option("--ensemble", help="Also the models together.")] = False,
+    examples: Annotated[int, typer.Option(min=1, max=20_000)] = 1000,
+    max_length: Annotated[int, typer.Option(min=2, help="In tokens.")] = 128,
+    batch_size: Annotated[int, typer.Option(min=1)] = 16,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draw of examples, and of the intervals.")] = 0,
     device: Device = "auto",
     progress: ShowProgress = "auto",
     json_: Json = False,
 ) -> None:
-    """Accuracy of classifiers on labelled text."""
+    """Figures of models on labelled text, with 95 % intervals: accuracy and macro F1, entity F1, or perplexity."""
     from hub.client import hub_of_this_machine
+    from jobs.evaluation_words import table
     from jobs.local import evaluate_here
 
     if not data:
-        raise InputError("No data", "a score needs labelled text", "Name it with --data", "data")
-    wish = Calibration(data=data, text_column=text_column, examples=examples)
-    work = evaluate_here(hub_of_this_machine(), models, wish, label_column=label_column, device=device)
-    scores = follow(work, progress)
-    if json_:
-        print(
-            json.dumps(
-                {
-                    model: {"accuracy": score.accuracy, "correct": score.correct, "total": score.total}
-                    for model, score in scores.items()
-                }
-            )
-        )
-        return
-    for model, score in scores.items():
-        print(f"{score.accuracy:.1%}  {model}  ({score.correct} of {score.total})")
+        raise InputError("No data", "figures need labelled text", "Name it with --data", "data")
+    pairs = [pair.partition("=") for pair in label or ()]
+    if wrong := [first for first, sign, _ in pairs if not sign]:
+        raise InputError(f"--label {wrong[0]}", "it names one label", "Write DATA=MODEL", "label")
+    wish = EvaluationSet(
+        data=data,
+        kind=kind,
+        text_column=text_column,
+        label_column=label_column,
+        labels={first: second for first, _, second in pairs},
+        examples=examples,
+        max_length=max_length,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    found = follow(evaluate_here(hub_of_this_machine(), models, wish, ensemble=ensemble, device=device), progress)
+    print(json.dumps(found) if json_ else "\n".join(table(found)))
 
 
 @command
@@ -389,9 +405,12 @@ def worker(
     beside_page: Annotated[bool, typer.Option("--beside-page", hidden=True)] = False,
 ) -> None:
     """Run the jobs of the queue until stopped."""
+    from jobs.logs import set_up_logs
     from jobs.worker import run_worker
 
-    run_worker(Settings(), slot=slot, beside_page=beside_page)
+    settings = Settings()
+    set_up_logs(settings.log)
+    run_worker(settings, slot=slot, beside_page=beside_page)
 
 
 @command

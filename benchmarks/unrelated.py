@@ -15,9 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.differences import merged
-from benchmarks.tasks import DOMAIN_FAMILY, Run, last, read_domain
+from benchmarks.tasks import DOMAIN_FAMILY, Rows, Run, last, logits, percent_right, read_domain
 from demo.train import TrainSettings, fine_tune
-from merging.evaluate import accuracy
 
 ROWS = 200  # of each test
 
@@ -34,6 +33,11 @@ def random_like(folder: Path, out: Path) -> Path:
     return out
 
 
+def right(folder: Path, rows: Rows) -> float:
+    """Share of right answers."""
+    return percent_right(logits(folder, [text for text, _ in rows]), rows) / 100
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -45,7 +49,7 @@ def main() -> None:
     here, there = read_domain("amazon", "test")[:ROWS], read_domain("imdb", "test")[:ROWS]
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        print(f"alone: {accuracy(first, here).accuracy:.1%} of the first domain")
+        print(f"alone: {right(first, here):.1%} of the first domain")
         others = []
         for rate in options.rates:
             settings = replace(TrainSettings(), epochs=options.epochs, learning_rate=2e-4 * rate)
@@ -57,8 +61,8 @@ def main() -> None:
         for title, other in others:
             _, report = merged([first, other], root / f"out-{other.name}", threads=1)
             apart = report.differences["pairs"][0]["distance"]
-            both = accuracy(root / f"out-{other.name}", here).accuracy
-            own = accuracy(other, there).accuracy
+            both = right(root / f"out-{other.name}", here)
+            own = right(other, there)
             print(
                 f"{title}: {apart:.3f} apart, right alone {own:.1%}, the average on the first domain {both:.1%}",
                 flush=True,

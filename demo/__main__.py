@@ -1,9 +1,9 @@
 """The main job on real input, on this machine alone: `python -m demo [--once]`, or `make demo`.
 
 Starts a Hub on loopback, fine-tunes three classifiers once, publishes them with their statistics, has RegMean
-merge them by the real job service, prints a table and a link, and leaves the page open. Models, statistics and
-the Hub's content are kept in `.demo/`; the merge is done anew each time. Your own Hub token, cache and settings
-are not touched.
+merge and evaluate them by the real job service, prints its table and a link, and leaves the page open. Models,
+statistics and the Hub's content are kept in `.demo/`; the merge is done anew each time. Your own Hub token, cache
+and settings are not touched.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from demo.loopback_hub import LoopbackHub
 from demo.train import SKILLS, read_rows, train_skills
 from merging.progress import Progress
-from merging.recipe import StatisticsKind
+from merging.recipe import HANDED_OVER, StatisticsKind
 
 ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".demo"
@@ -46,17 +46,17 @@ def run_demo(*, once: bool = False, seed: int = 0) -> int:
         publish_parents(server.url, token, models, statistics)
         service = _start_service(once)
         try:
-            url, recipe_link, seconds = submit_and_wait(server.url, token)
-            baselines = merge_baselines(models, statistics)
-            print_table(models, {**baselines, "RegMean": download(url, server.url, token)})
-            print(f"\nMerged by a job in {seconds:.0f} s: {url}")
+            url, recipe_link, seconds, evaluation = submit_and_wait(server.url, token)
+            print_table(evaluation)
+            print(f"\nMerged and evaluated by a job in {seconds:.0f} s: {url}")
             print(f"The whole demo, with training, statistics and scores: {time.monotonic() - began:.0f} s")
             if not once:
                 page = f"http://127.0.0.1:{os.environ['MERGE_PORT']}/?recipe={recipe_link}"
                 print(f"The page, with the form filled: {page}\nCtrl-C ends the demo.", flush=True)
                 service.wait()
             else:
-                print(f"That link lived as long as the demo's Hub; the merged model stays in {HOME / 'published'}.")
+                target = download(url, server.url, token)
+                print(f"That link lived as long as the demo's Hub; the merged model stays in {target}.")
         except KeyboardInterrupt:
             print("\nEnded.")
         finally:
@@ -97,8 +97,8 @@ def publish_parents(endpoint: str, token: str, models: Sequence[Path], statistic
             publish_statistics(hub, repo_id, files, private=False)
 
 
-def submit_and_wait(endpoint: str, token: str) -> tuple[str, str, float]:
-    """One RegMean merge through the job service: the repo's address, the recipe for a link, the job's seconds."""
+def submit_and_wait(endpoint: str, token: str) -> tuple[str, str, float, dict[str, Any]]:
+    """One RegMean merge through the job service: the repo's address, the recipe for a link, seconds, evaluation."""
     from hub.client import Hub
     from jobs.service import JobService
     from merging.recipe import recipe_from_dict
@@ -108,14 +108,16 @@ def submit_and_wait(endpoint: str, token: str) -> tuple[str, str, float]:
     number = 1
     while hub.api.repo_exists(f"{USER}/skills-regmean-{number}"):
         number += 1
+    sets, rows = evaluation_sets()
     recipe = recipe_from_dict(
         {
             "merge_method": "regmean",
             "models": [{"model": f"{USER}/minilm-{skill}"} for skill in SKILLS],
+            "evaluate": sets,
             "output": {"repo_id": f"{USER}/skills-regmean-{number}"},
         }
     )
-    job, began = service.submit(recipe, hub), time.monotonic()
+    job, began = service.submit(recipe, hub, rows=rows), time.monotonic()
     say(f"Job {job.id}: RegMean of {', '.join(job.models)}")
     stage = ""
     while not job.ended:
@@ -124,59 +126,48 @@ def submit_and_wait(endpoint: str, token: str) -> tuple[str, str, float]:
         if job.stage != stage:
             stage = job.stage
             say(f"  {stage}")
+    report = service.report(job.id, USER) or {}
     service.close()
     if job.status != "done":
         raise SystemExit(f"The job {job.status}: {job.error}")
-    return job.url, recipe.to_link(), time.monotonic() - began
+    plain = recipe.model_copy(update={"evaluate": ()})  # the rows are no part of a link
+    return job.url, plain.to_link(), time.monotonic() - began, report["evaluation"]
 
 
-def merge_baselines(models: Sequence[Path], statistics: Sequence[dict[str, Path]]) -> dict[str, list[Path]]:
-    """The same three merged by average and by Fisher, on this machine: method -> a folder for each skill."""
-    from merging.checkpoint import open_parent
-    from merging.engine import merge
-    from merging.plan import make_plan
-    from merging.recipe import recipe_from_dict
-    from merging.statistics import Statistics
-
-    folders = {}
-    for method in ("average", "fisher"):
-        out = HOME / "baselines" / method
-        shutil.rmtree(out, ignore_errors=True)
-        wish = {"merge_method": method, "models": [{"model": str(model)} for model in models]}
-        recipe = recipe_from_dict(wish)
-        files = [{kind: Statistics(path) for kind, path in paths.items()} for paths in statistics]
-        parents = [
-            _with_statistics(open_parent(str(model), model), opened)
-            for model, opened in zip(models, files, strict=True)
-        ]
-        follow(merge(make_plan(recipe, parents), parents, out, statistics=files))
-        folders[recipe.method.title] = [out / task for task in recipe.tasks]
-    return folders
+def evaluation_sets() -> tuple[list[dict[str, Any]], dict[int, list[dict[str, str]]]]:
+    """The test texts of the three skills: the sets of a recipe, and their rows, which are handed over with it."""
+    options: dict[str, Any] = {"data": HANDED_OVER, "max_length": 64, "batch_size": 32, "examples": 1000}
+    sets = [{"name": skill, "in_domain": [skill], **options} for skill in SKILLS]
+    rows = {
+        number: [{"text": text, "label": label} for text, label in read_rows(skill, "test")]
+        for number, skill in enumerate(SKILLS)
+    }
+    return sets, rows
 
 
-def download(url: str, endpoint: str, token: str) -> list[Path]:
-    """The published repo, as anyone would fetch it: a folder for each skill."""
+def print_table(evaluation: dict[str, Any]) -> None:
+    """The accuracy of each row on the test texts of each skill, as the job's report has it."""
+    found: dict[str, dict[str, float]] = {}
+    for one in evaluation["sets"]:
+        for score in one["scores"]:
+            title = "each on its own" if score["who"] == "parent" else score["title"]
+            found.setdefault(title, {})[one["name"]] = 100 * score["metrics"]["accuracy"]
+    print(f"\n{'accuracy on test texts, %':26}{'mean':>8}" + "".join(f"{skill:>12}" for skill in SKILLS))
+    for title, row in found.items():
+        mean = sum(row.values()) / len(row)
+        print(f"{title:26}{mean:8.1f}" + "".join(f"{row[skill]:12.1f}" for skill in SKILLS), flush=True)
+    for note in evaluation["notes"]:
+        say(f"  {note}")
+
+
+def download(url: str, endpoint: str, token: str) -> Path:
+    """The published repo, as anyone would fetch it."""
     from huggingface_hub import snapshot_download
 
-    repo_id = url.removeprefix(endpoint).strip("/")
     target = HOME / "published"
     shutil.rmtree(target, ignore_errors=True)
-    snapshot_download(repo_id, local_dir=target, endpoint=endpoint, token=token)
-    return [target / skill for skill in SKILLS]
-
-
-def print_table(models: Sequence[Path], merges: dict[str, list[Path]]) -> None:
-    """Accuracy on the test texts of each skill."""
-    from merging.evaluate import accuracy
-
-    rows = {"each on its own": list(models)} | merges
-    print(f"\n{'accuracy on test texts, %':26}{'mean':>8}" + "".join(f"{skill:>12}" for skill in SKILLS))
-    for name, folders in rows.items():
-        scores = [
-            100 * accuracy(folder, read_rows(skill, "test"), batch_size=32, max_length=64).accuracy
-            for folder, skill in zip(folders, SKILLS, strict=True)
-        ]
-        print(f"{name:26}{sum(scores) / len(scores):8.1f}" + "".join(f"{score:12.1f}" for score in scores), flush=True)
+    snapshot_download(url.removeprefix(endpoint).strip("/"), local_dir=target, endpoint=endpoint, token=token)
+    return target
 
 
 def say(text: str) -> None:
@@ -242,12 +233,6 @@ def _free(port: int) -> int:
 
 def _skill(model: Path) -> str:
     return model.name.removeprefix("minilm-")
-
-
-def _with_statistics(parent: Any, files: dict[str, Any]) -> Any:
-    from dataclasses import replace
-
-    return replace(parent, statistics={kind: file.fact for kind, file in files.items()})
 
 
 def _parent_card(skill: str) -> str:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from hub.client import Hub
+from hub.evaluation_look import evaluation_problems
 from hub.resolve import Resolved, check_output, resolve
 from merging.errors import Problem
 from merging.parent import Parent
@@ -53,6 +54,7 @@ def make_preview(
         problems += plan.problems
         too_large = disk_problem(plan.disk_bytes, free)
         problems += [too_large] if too_large else []
+    problems += evaluation_problems(hub, recipe, resolved.parents, folders_allowed=folders_allowed)
     if with_output:
         problems += check_output(hub, recipe)
     weights = recipe.effective_weights

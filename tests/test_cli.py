@@ -299,11 +299,16 @@ def test_bad_options_and_settings_are_exit_2(shell: Shell) -> None:
 
 
 def test_evaluate(shell: Shell) -> None:
-    """Scores as one object; a label column that is not there is exit 2."""
+    """Figures as one object or a table; a label column that is not there is exit 2."""
     rows = [json.dumps({"text": text, "label": "yes"}) for text in sentences(4)]
     (shell.folder / "rows.jsonl").write_text("\n".join(rows))
     told = json.loads(shell.run("evaluate", "./one", "--data", "rows.jsonl", "--json").stdout)
-    assert told["./one"]["total"] == 4
+    (one,) = told["sets"]
+    (score,) = one["scores"]
+    assert (one["examples"], score["title"], set(score["metrics"])) == (4, "./one", {"accuracy", "macro_f1"})
+    shown = shell.run("evaluate", "./one", "./one", "--data", "rows.jsonl", "--ensemble", "--label", "yes=no").stdout
+    assert shown.startswith("rows.jsonl: accuracy in %, macro F1 in % of 4 examples, with 95 % intervals\n  ./one")
+    assert "Ensemble of logits" in shown
     done = shell.run("evaluate", "./one", "--data", "rows.jsonl", "--label-column", "nope", rc=2)
     assert (done.stdout, "has no column 'nope'" in done.stderr) == ("", True)
 
@@ -327,7 +332,7 @@ def test_evaluate_names_things_as_their_user_does(shell: Shell, api: HfApi) -> N
     api.create_repo("ann/one")
     api.upload_folder(repo_id="ann/one", folder_path=shell.folder / "one")
     (shell.folder / "rows.jsonl").write_text(json.dumps({"text": "one", "label": "maybe"}))
-    end = "its labels are no, yes. Use data with the model's own label names.\n"
+    end = "its labels are no, yes; those of rows.jsonl are maybe. Say which label of the data is which of the model.\n"
     for model in ("./one", "ann/one"):
         done = shell.run("evaluate", model, "--data", "rows.jsonl", rc=2)
         assert done.stderr == f"error: {model} has no label 'maybe', which stands in rows.jsonl: {end}"
