@@ -19,15 +19,17 @@ from types import FrameType
 import uvicorn
 
 from jobs.child import keep_memory_private
+from jobs.logs import set_up_logs
 from jobs.service import JobService
 from jobs.tokens import raise_if_weak
 from jobs.try_it import TryIt
 from merging.device import pick_device
 from merging.errors import InputError
-from settings import Settings
+from settings import Settings, parse_size
 from ui.desk import Desk
 from ui.page import build_app
 from ui.security import LOOPBACK, Access
+from ui.uploads import Uploads
 
 WORKER = (sys.executable, str(Path(__file__).with_name("cli.py")), "worker", "--beside-page")
 LONGEST_WAIT = 60.0  # seconds between two starts of a worker that keeps ending
@@ -105,10 +107,8 @@ def check_start(settings: Settings, *, on_space: bool, sign_in: bool) -> None:
 def main() -> None:
     """Serve until a signal says stop."""
     keep_memory_private()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    for noisy in ("httpx", "httpx2", "httpcore", "dbos"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     settings = Settings()
+    set_up_logs(settings.log)
     on_space = os.environ.get("SYSTEM") == "spaces" and bool(os.environ.get("SPACE_ID"))
     sign_in = all(os.environ.get(name) for name in ("OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET"))
     check_start(settings, on_space=on_space, sign_in=sign_in)
@@ -122,7 +122,17 @@ def main() -> None:
     origins = frozenset({*space_hosts, *([public.rstrip("/")] if public else [])})
     site = "https://huggingface.co" if space_hosts else ""
     host = "0.0.0.0" if space_hosts else settings.host  # a Space's own proxy is the only one that reaches it
-    serve(build_app(desk, origins=origins, site=site), host, settings.port, behind_proxy=bool(space_hosts))
+    app = build_app(desk, origins=origins, site=site, uploads=uploads_of(settings))
+    serve(app, host, settings.port, behind_proxy=bool(space_hosts))
+
+
+def uploads_of(settings: Settings) -> Uploads:
+    """The folder of uploads, looked after from now on; in the home folder unless GRADIO_TEMP_DIR names another."""
+    os.environ.setdefault("GRADIO_TEMP_DIR", str(settings.home.expanduser() / "uploads"))
+    folder, most, reserve = Path(os.environ["GRADIO_TEMP_DIR"]), settings.uploads, settings.disk_reserve
+    uploads = Uploads(folder, parse_size(most), settings.upload_hours, parse_size(reserve))
+    uploads.keep_swept()
+    return uploads
 
 
 def serve(app: object, host: str, port: int, *, behind_proxy: bool) -> None:

@@ -22,6 +22,7 @@ from jobs.job import Job, JobFailed, JobFolder, JobSpec, JobStatus, StageState, 
 from jobs.limits import Limits
 from jobs.outline import outline_of
 from jobs.preview import Preview, make_preview
+from jobs.ready import Readiness
 from jobs.statistics_preview import StatisticsPreview, preview_statistics
 from jobs.store import ACTIVE, QUEUE, WORKFLOW, Store, a_worker_lives, answers
 from jobs.text import HandedOver, raise_unless_handed_over
@@ -33,7 +34,7 @@ from merging.errors import InputError, Problem
 from merging.progress import Progress
 from merging.recipe import Recipe
 from merging.wish import StatisticsWish
-from settings import Settings
+from settings import Settings, parse_size
 
 STATUS: dict[str, JobStatus] = {
     "ENQUEUED": "waiting",
@@ -57,6 +58,7 @@ class JobService:
         self._store = Store(settings)
         self._client = self._store.client()
         self._limits = Limits(settings, self._store)
+        self._readiness = Readiness(self._store, parse_size(settings.disk_reserve))
         self._line: tuple[float, dict[str, int]] = (0.0, {})
         self._line_lock = threading.Lock()
 
@@ -277,6 +279,10 @@ class JobService:
         return self._store.is_sqlite
 
     @answers
+    def not_ready(self) -> Sequence[str]:
+        """Why jobs cannot be taken or done now, one sentence each; empty when all is well."""
+        return self._readiness.reasons()
+
     def worker_alive(self) -> bool:
         """False when queued jobs wait for nobody."""
         return a_worker_lives(self._store)

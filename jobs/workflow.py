@@ -123,7 +123,7 @@ class Runner:
         """One stage, with everything that may go wrong put into one sentence without secrets."""
         folder.create()
         began = time.time()
-        folder.append_log(stage, f"{stage} started on {self._executor}")
+        _say(folder, stage, f"{stage} started on {self._executor}")
         try:
             self._raise_if_short(stage, folder.id)
             if stage not in ("publish", "clean") and (problem := shortage(self._store.home, self._reserve)):
@@ -141,19 +141,20 @@ class Runner:
                 failure.kept = failure.kept and stage == "publish"
                 folder.free(keep_output=failure.kept or stage == "evaluate")
             folder.starts.unlink(missing_ok=True)
-            folder.append_log(stage, str(failure), "error")
+            _say(folder, stage, str(failure), "error")
             raise
         except Exception as error:
             self._hold_if_stopping()
             folder.starts.unlink(missing_ok=True)
             text = scrub(f"{type(error).__name__}: {error}")
             where = scrub("".join(traceback.format_exception(error)))
-            log.error("job %s: the stage %s failed unexpectedly\n%s", folder.id, stage, where)
+            about = {"job": folder.id, "stage": stage}
+            log.error("job %s: the stage %s failed unexpectedly\n%s", folder.id, stage, where, extra=about)
             folder.append_log(stage, text, "error")
             problem = Problem(f"The stage {stage} failed", text[:500], "Run the job again, or tell the operator")
             raise JobFailed(problem, stage, stage == "publish") from None
         folder.starts.unlink(missing_ok=True)
-        folder.append_log(stage, f"{stage} done in {time.time() - began:.1f} s")
+        _say(folder, stage, f"{stage} done in {time.time() - began:.1f} s")
         return result
 
     def _begin_again(self, stage: str, spec: JobSpec, folder: JobFolder) -> None:
@@ -161,7 +162,7 @@ class Runner:
         stages = _stages(spec)
         if folder.pinned.exists() or stage == stages[0]:
             return
-        folder.append_log(stage, "the files of this job are not here: what was done before is done again")
+        _say(folder, stage, "the files of this job are not here: what was done before is done again")
         for earlier in stages[: stages.index(stage)]:
             self._watch(earlier, spec, folder)
 
@@ -365,6 +366,13 @@ def in_one_line(record: logging.LogRecord) -> bool:
     record.msg, record.args = "job %s ended here: %s", (DBOS.workflow_id, reason)
     record.exc_info = record.exc_text = None
     return True
+
+
+def _say(folder: JobFolder, stage: str, message: str, level: str = "info") -> None:
+    """A line for the job's owner, and the same for the operator."""
+    folder.append_log(stage, message, level)
+    number = logging.WARNING if level == "error" else logging.INFO
+    log.log(number, "job %s: %s", folder.id, message, extra={"job": folder.id, "stage": stage})
 
 
 def _hold() -> NoReturn:

@@ -14,21 +14,25 @@ from ui import browser, methods_page, render
 from ui.api import CALLS, add_calls
 from ui.desk import Desk
 from ui.job_page import JobPage
+from ui.kept import KeptPages
 from ui.merge_page import MergePage
 from ui.model_page import ModelPage
 from ui.not_found import NotFoundPage
 from ui.parts import fragment
 from ui.preview_picture import PreviewPictures
 from ui.previews import PICTURE, TITLE, LinkPreview
+from ui.request_log import RequestLog
 from ui.security import Guard
 from ui.statistics_page import StatisticsPage
+from ui.uploads import UploadLimit, Uploads
 
 HERE = Path(__file__).parent
 SYSTEM_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 NAVIGATION = (("Merge", "/"), ("Jobs", "/jobs"), ("Statistics", "/statistics"), ("Methods", "/methods"))
 UPLOAD_LIMIT = "6mb"  # more than `jobs.text` takes, whose sentence is better
-KEEP_FILES = 3600  # seconds that an upload lives that nobody used
+AT_A_TIME = 16  # events of one kind: most of them wait for the Hub, not for this machine
+WAITING = 2000  # events that may wait for their turn; more are refused
 
 
 def theme() -> gr.Theme:
@@ -62,7 +66,7 @@ def theme() -> gr.Theme:
 def build_page(desk: Desk) -> gr.Blocks:
     """The Gradio application with all its pages."""
     blocks: gr.Blocks
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(KEEP_FILES, KEEP_FILES)) as blocks:
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as blocks:
         _header(desk, blocks, "/")
         MergePage(desk).build(blocks)
         add_calls(desk)
@@ -84,18 +88,33 @@ def build_page(desk: Desk) -> gr.Blocks:
     return blocks
 
 
-def build_app(desk: Desk, *, origins: frozenset[str] = frozenset(), site: str = "") -> FastAPI:
-    """The service as one ASGI application; `origins` and `site` as `Guard` takes them."""
+def build_app(
+    desk: Desk, *, origins: frozenset[str] = frozenset(), site: str = "", uploads: Uploads | None = None
+) -> FastAPI:
+    """The service as one ASGI application; `origins` and `site` as `Guard` takes them.
+
+    Without `uploads` nobody limits them: for tests.
+    """
     app = FastAPI(title=TITLE, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(KeptPages)
     app.add_middleware(LinkPreview, public_url=desk.public_url)
     app.add_middleware(NotFoundPage)
-    app.add_middleware(GZipMiddleware, minimum_size=2000)
+    app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=4)
+    if uploads is not None:
+        app.add_middleware(UploadLimit, uploads=uploads)
     app.add_middleware(Guard, loopback_only=desk.access.single_user, origins=origins, site=site)
+    app.add_middleware(RequestLog)
 
     @app.get("/health")
-    def health() -> JSONResponse:
-        """Whether the page answers, and whether anybody works."""
-        return JSONResponse({"status": "ok", "worker": desk.worker_alive()})
+    async def health() -> JSONResponse:
+        """That this process lives: nothing else is asked."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/ready")
+    def ready() -> JSONResponse:
+        """Whether jobs can be taken and done now: 503 with the reasons why not."""
+        reasons = desk.not_ready()
+        return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
     pictures = PreviewPictures(lambda repo_id: desk.merged(repo_id, Hub.anonymous(desk.access.endpoint)))
 
@@ -111,7 +130,7 @@ def build_app(desk: Desk, *, origins: frozenset[str] = frozenset(), site: str = 
         return Response(png, media_type="image/png", headers={"cache-control": "public, max-age=600"})
 
     blocks = build_page(desk)
-    blocks.queue(default_concurrency_limit=4, max_size=200)
+    blocks.queue(default_concurrency_limit=AT_A_TIME, max_size=WAITING)
     options: dict[str, Any] = {
         "theme": theme(),
         "css_paths": HERE / "style.css",

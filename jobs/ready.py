@@ -1,0 +1,45 @@
+"""Whether a service can do its work now, for whoever watches it: the reasons why it cannot."""
+
+import threading
+
+import sqlalchemy as sa
+
+from jobs.limits import disk_full
+from jobs.store import Store, a_worker_lives
+
+PATIENCE = 3.0  # seconds that the job store may take to answer
+
+
+class Readiness:
+    """Asked often and by anybody: one look is under way at a time, however many ask."""
+
+    def __init__(self, store: Store, reserve: int) -> None:
+        self._store, self._reserve = store, reserve
+        self._lock = threading.Lock()
+        self._looking: threading.Thread | None = None
+        self._answered = self._worker = False
+
+    def reasons(self) -> tuple[str, ...]:
+        """One sentence for each thing that is missing; none when all is well."""
+        found = []
+        with self._lock:
+            if self._looking is None or not self._looking.is_alive():
+                self._answered = False
+                self._looking = threading.Thread(target=self._look, daemon=True)
+                self._looking.start()
+            self._looking.join(PATIENCE)
+            if not self._answered:
+                return ("The job store does not answer.",)
+            if not self._worker:
+                found.append("No worker is running.")
+        full = disk_full(self._store.home, self._reserve)
+        return (*found, str(full)) if full else tuple(found)
+
+    def _look(self) -> None:
+        try:
+            with self._store.engine.begin() as connection:
+                connection.execute(sa.text("SELECT 1"))
+            self._worker = a_worker_lives(self._store)
+            self._answered = True
+        except Exception:  # whatever it is, jobs cannot be stored now
+            return

@@ -1,0 +1,74 @@
+"""Uploaded files: how many may lie on the disk at a time, and when those go that nobody used.
+
+Gradio takes an upload from anybody who has the page and forgets, when it is killed, which files were its own. They lie
+in one folder that is this service's alone, which is looked after here.
+"""
+
+import os
+import shutil
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from jobs.limits import room
+
+ROUTE = "/gradio_api/upload"
+SWEEP_EVERY = 600.0  # seconds
+REFUSAL = "This service keeps too many uploads at the moment. Try again in an hour."
+
+
+class Uploads:
+    """The folder of uploads. `most` bytes may lie there; what is older than `hours` goes."""
+
+    def __init__(self, folder: Path, most: int, hours: float, reserve: int = 0) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder, self._most, self._seconds, self._reserve = folder, most, 3600 * hours, reserve
+
+    @property
+    def full(self) -> bool:
+        """Whether no more is taken: here, or on the whole disk."""
+        nbytes = 0
+        for folder, _, names in os.walk(self._folder):
+            for name in names:
+                with suppress(OSError):
+                    nbytes += os.lstat(f"{folder}/{name}").st_size
+        return nbytes >= self._most or room(self._folder, self._reserve) <= 0
+
+    def sweep(self, now: float | None = None) -> int:
+        """Delete what is too old. Returns how many entries."""
+        before, gone = (time.time() if now is None else now) - self._seconds, 0
+        for entry in self._folder.iterdir():
+            with suppress(OSError):
+                if entry.lstat().st_mtime < before:
+                    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+                    gone += 1
+        return gone
+
+    def keep_swept(self) -> None:
+        """Sweep now, and every ten minutes as long as this process lives."""
+
+        def run() -> None:
+            while True:
+                with suppress(OSError):
+                    self.sweep()
+                time.sleep(SWEEP_EVERY)
+
+        threading.Thread(target=run, daemon=True).start()
+
+
+class UploadLimit:
+    """ASGI middleware: no upload is begun while the folder is full."""
+
+    def __init__(self, app: ASGIApp, uploads: Uploads) -> None:
+        self.app, self.uploads = app, uploads
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Refuse with 413 and one sentence, or pass the request on."""
+        if scope["type"] == "http" and scope["path"].rstrip("/") == ROUTE and self.uploads.full:
+            await PlainTextResponse(REFUSAL, 413)(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
