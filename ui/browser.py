@@ -44,6 +44,7 @@ SETTLE = """(offer, root) => {
     const roots = offer?.roots
     const rooted = !roots || roots.includes(root) ? undefined : roots[0] ?? null
     const {link, nonce} = offer ?? {}, {submitted} = page
+    if (nonce !== undefined) document.documentElement.classList.remove('mm-filling')  // a preview has come
     if (link !== undefined && (!submitted || submitted.nonce === nonce)) {  // asked after the job was submitted
         const address = link === submitted?.link ? submitted.job : link
         if (address || location.pathname + location.search === wrote.address) {

@@ -17,6 +17,10 @@ OTHERS = re.compile(rb'<meta\s+(?:property="og:|name="twitter:)[^>]*>')  # the f
 HEAD = """
 addEventListener('beforeunload', (event) => event.stopImmediatePropagation())
 if (self !== top) document.documentElement.classList.add('mm-framed')
+if (location.pathname === '/' && /[?&](recipe|model)=/.test(location.search)) {
+    document.documentElement.classList.add('mm-filling')
+    setTimeout(() => document.documentElement.classList.remove('mm-filling'), 8000)
+}
 addEventListener('click', async (event) => {
     const alone = event.target.closest?.('.mm-alone')
     if (alone) alone.href = location.href
@@ -35,8 +39,13 @@ addEventListener('click', async (event) => {
 """
 """A script before Gradio's own. That one closes its streams as soon as a link is clicked, takes what then breaks for a
 lost connection, and reloads the page two seconds later: in the middle of a slow sign-in. Then: a page in a frame, where
-browsers may block the cookie of the sign-in, shows the way out of it; and buttons copy."""
-STYLE = ".mm-alone { display: none } .mm-framed .mm-alone { display: inline }"
+browsers may block the cookie of the sign-in, shows the way out of it; a form that a link fills is shown when it is full
+(`ui.browser.SETTLE`), so that nothing jumps; and buttons copy."""
+STYLE = """
+.mm-alone { display: none } .mm-framed .mm-alone { display: inline }
+.mm-filling #about, .mm-filling .mm-columns { visibility: hidden }
+.mm-filling .mm-header::after { content: 'Filling in the form from the link …'; flex-basis: 100% }
+"""
 
 
 class LinkPreview:
