@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMAND = (sys.executable, "-m", "jobs.stage")
+COMMAND = (sys.executable, "-m", "jobs.begin", "jobs.table")
 SECRET_VARIABLES = (
     "MERGE_SECRET_KEY",
     "MERGE_DATABASE_URL",
@@ -194,6 +194,13 @@ def be_the_first_to_go() -> None:
     """Called in a child: where memory runs out, the system ends this process and not its worker or the page (Linux)."""
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def tie_to_worker(worker: int, lifeline: int) -> None:
+    """What a child does first: it ends with its worker, before it where memory runs out, and shows nobody its own."""
+    end_with_worker(worker, lifeline)
+    be_the_first_to_go()
+    keep_memory_private()
 
 
 def end_with_worker(worker: int, lifeline: int) -> None:

@@ -1,4 +1,4 @@
-"""The child process of one job: `python -m jobs.stage JOBFOLDER PARENT_PID LIFELINE`, a request line a stage on stdin.
+"""The child process of one job, which `jobs.begin` has begun: a request line a stage on stdin.
 
 The token comes on stdin and nowhere else. Answers are JSON lines on the stdout that the process was started with (see
 `jobs.child`); whatever a library prints goes to stderr, which the worker writes to the job's log.
@@ -14,7 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jobs.child import be_the_first_to_go, end_with_worker, keep_memory_private, scrub
+from jobs.child import scrub, tie_to_worker
 from jobs.job import JobFolder
 from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress
@@ -25,11 +25,14 @@ Stage = Callable[[Path, Mapping[str, Any]], Generator[Progress, None, dict[str, 
 
 
 def main(arguments: list[str], stages: Mapping[str, Stage]) -> NoReturn:
-    """Run the stages that are asked for until no more can be, then end the process with status 0."""
+    """Be a child whose stages are at hand: [JOBFOLDER, PARENT_PID, LIFELINE]."""
     folder, parent, lifeline = arguments
-    end_with_worker(int(parent), int(lifeline))
-    be_the_first_to_go()
-    keep_memory_private()
+    tie_to_worker(int(parent), int(lifeline))
+    serve(folder, stages)
+
+
+def serve(folder: str, stages: Mapping[str, Stage]) -> NoReturn:
+    """Run the stages that are asked for until no more can be, then end the process with status 0."""
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
@@ -99,9 +102,3 @@ def _unexpected(name: str, error: Exception, token: str) -> Problem:
 def job_folder(path: Path) -> JobFolder:
     """The job that a folder belongs to."""
     return JobFolder(path.parent.parent, path.name)
-
-
-if __name__ == "__main__":
-    from jobs.table import TABLE
-
-    main(sys.argv[1:], TABLE)

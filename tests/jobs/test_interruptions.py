@@ -3,6 +3,8 @@
 import multiprocessing
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from jobs.service import JobService
 from jobs.settle import GIVE_UP, give_up, is_hopeless, settle, words
 from jobs.store import StoreAway
 from merging.recipe import recipe_from_dict
-from tests.jobs.processes import RECIPE, TOKEN, Workers, ended, in_merge, queue, trace, wait_for
+from tests.jobs.processes import RECIPE, ROOT, SECRET, TOKEN, Workers, ended, in_merge, queue, trace, wait_for
 from tests.tiny_models import save_tiny
 
 LOCKED = 7.0  # seconds; a page waits four
@@ -165,3 +167,21 @@ def test_a_hub_that_cannot_be_asked_is_told_after_a_while(tmp_path: Path) -> Non
     assert words(folder, "ann/merged").endswith(
         "the Hub did not say how far it came: look whether ann/merged is there."
     )
+
+
+@pytest.mark.slow
+def test_a_worker_ends_with_its_page(workers: Workers, service: JobService) -> None:
+    """However the page ends, the worker that it started sees its stdin close, and leaves nothing undone."""
+    environment = os.environ | {"MERGE_HOME": str(workers.home), "MERGE_SECRET_KEY": SECRET}
+    with (workers.home / "worker.log").open("ab") as log:
+        worker = subprocess.Popen(
+            [sys.executable, "cli.py", "worker", "--beside-page"],
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stderr=log,
+        )
+    wait_for(service.worker_alive)
+    assert worker.stdin is not None
+    worker.stdin.close()
+    assert worker.wait(10) == 0

@@ -37,7 +37,7 @@ class ProcessWatch:
     """Looks at all processes of this machine, again and again: who shows a secret in its arguments or environment."""
 
     def __init__(self, everywhere: Iterable[str], children: Iterable[str] = ()) -> None:
-        """`everywhere` may stand in no process; `children` in none that was started by `jobs.stage` or for it."""
+        """`everywhere` may stand in no process; `children` in none that was started by `jobs.begin` or for it."""
         self._everywhere, self._children = tuple(everywhere), tuple(children)
         self.hits: list[str] = []
         self.stages: set[str] = set()  # command lines of stages that were seen
@@ -64,7 +64,7 @@ class ProcessWatch:
             environment = (process / "environ").read_bytes()
         except OSError:
             return  # it has ended, or is not ours
-        stage = b"jobs.stage" in arguments or b"merging.check" in arguments or b"fake_stages" in arguments
+        stage = b"jobs.begin" in arguments or b"merging.check" in arguments or b"fake_stages" in arguments
         if stage:
             self.stages.add(arguments.replace(b"\0", b" ").decode(errors="replace"))
         wanted = (*self._everywhere, *(self._children if stage else ()))
