@@ -4,9 +4,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hub.card_differences import differences_section, picture_lines
 from hub.card_figures import figures_section, model_index
 from hub.card_text import code, escape, front_matter
 from hub.how_to_load import Loadable, how_to_load, loadable
+from hub.pictures import Picture
 from merging.engine import Report
 from merging.parent import Parent, with_base
 from merging.recipe import Recipe
@@ -36,11 +38,12 @@ def render_card(
     repo_id: str,
     base: Parent | None = None,
     service_url: str = "",
+    pictures: Sequence[Picture] = (),
 ) -> str:
     """The README.md of the merged repo: what it is, from what, by what, and how to load it.
 
     `recipe` is the pinned one, `report` the engine's (or its `as_dict`), `base` that of a method which needs one.
-    `service_url` is the address of this service, without which no link back is made.
+    `service_url` is the address of this service, without which no link back is made. `pictures` lie beside the card.
     """
     report = report.as_dict() if isinstance(report, Report) else report
     heads = _tasks(recipe, report)
@@ -53,7 +56,8 @@ def render_card(
         _what(recipe, parents, heads),
         _parents_table(recipe, parents, base),
         how_to_load(repo_id, models),
-        figures_section(report.get("evaluation") or {}),
+        "\n".join([figures_section(report.get("evaluation") or {}), *picture_lines(pictures, "evaluation")]),
+        differences_section(report.get("differences") or {}, pictures),
         _facts(report),
         f"## Recipe\n\nAs `recipe.yaml` in this repo has it, with pinned revisions:\n\n{_recipe_block(recipe)}",
         _link_back(repo_id, service_url),

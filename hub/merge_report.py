@@ -19,6 +19,7 @@ Name = Annotated[str, Field(max_length=300)]
 Sentence = Annotated[str, Field(max_length=2000)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Metrics = Annotated[dict[Annotated[str, Field(max_length=40)], Number], Field(max_length=20)]
+Cells = Annotated[list[Annotated[list[Number | None], Field(max_length=200)]], Field(max_length=2000)]
 Three = Annotated[list[Number], Field(min_length=3, max_length=3)]
 
 
@@ -68,7 +69,7 @@ class ModelDistances(_Facts):
 
     model: Name
     distance: Number | None = None
-    cells: Annotated[list[Annotated[list[Number | None], Field(max_length=200)]], Field(max_length=2000)] = []
+    cells: Cells = []
 
 
 class Pair(_Facts):
@@ -87,7 +88,10 @@ class Differences(_Facts):
     blocks: Annotated[list[Name], Field(max_length=200)] = []
     models: Annotated[list[ModelDistances], Field(max_length=50)] = []
     pairs: Annotated[list[Pair], Field(max_length=1300)] = []
+    conflicts: Cells = []  # of signs, the mean of all pairs; none where no base was read
     reference: Literal["base", "mean"] = "mean"
+    base: Name = ""
+    sampled: Number = 1.0  # share of the values that were looked at
     notes: Annotated[list[Sentence], Field(max_length=200)] = []
 
 
@@ -121,9 +125,9 @@ def read_report(raw: bytes, repo_id: str) -> dict[str, Any]:
 
 def _check(found: Differences, repo_id: str) -> None:
     """Every row and pair belongs to what is named."""
-    shape = {len(found.layers)}, {len(found.blocks)}
-    rows = all({len(model.cells)} == shape[0] for model in found.models)
-    cells = all({len(row)} == shape[1] for model in found.models for row in model.cells)
+    tables = [*(model.cells for model in found.models), *([found.conflicts] if found.conflicts else [])]
+    rows = all(len(table) == len(found.layers) for table in tables)
+    cells = all(len(row) == len(found.blocks) for table in tables for row in table)
     pairs = all(0 <= index < len(found.models) for pair in found.pairs for index in pair.models)
     if not (rows and cells and pairs):
         why = "its tables do not fit each other"

@@ -99,7 +99,7 @@ def _evaluation(data: Mapping[str, Any]) -> "tuple[Figure, str] | None":
         axes = figure.add_axes((0.37, (top - 0.3 - 0.19 * count) / height, 0.49, 0.19 * count / height))
         _bars(axes, one)
         top -= 0.19 * count + 0.5
-    best = [f"{one['name']}: {_best(one)}" for one in sets]
+    best = [f"{_name(one['name'])}: {_best(one)}" for one in sets]
     return figure, f"Bars with 95 % intervals for each set of examples. {'; '.join(best)}."
 
 

@@ -12,6 +12,7 @@ from hub.card import render_card
 from hub.card_text import escape, front_matter
 from hub.client import Hub
 from hub.merge_report import REPORT_FILE, public_report
+from hub.pictures import write_pictures
 from hub.publish import Published, portable, publish, publishable, without_local_paths
 from hub.resolve import resolve, result_is_private
 from hub.upload import watched
@@ -123,7 +124,8 @@ def _fill(
         return
     report, (parents, base) = read_json(folder / REPORT), seen
     if public is not None and report and len(parents) == len(public.models):
-        write_atomically(copy / CARD, render_card(public, parents, report, base=base, repo_id=repo_id))
+        drawn = write_pictures(report, copy)
+        write_atomically(copy / CARD, render_card(public, parents, report, base=base, repo_id=repo_id, pictures=drawn))
         write_atomically(copy / REPORT_FILE, public_report(report))
     else:
         write_atomically(copy / CARD, _plain_card(public, parents, repo_id))

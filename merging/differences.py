@@ -28,6 +28,7 @@ from merging.plan import Plan
 from merging.products import Products, added
 
 UNRELATED = 0.5  # distance of a model from the base or from another; measured, see docs/architecture.md
+SAID = 20  # warnings; what else is wrong shows in the figures
 Cells = list[list[float | None]]
 
 
@@ -170,6 +171,8 @@ def _warnings(
             said.append(f"{first} and {second} are the same model, their heads aside.")
         elif base is None and (pair["distance"] or 0) > UNRELATED:
             said.append(f"{first} and {second} are nearly unrelated ({pair['distance']:.2f} apart): {fails}.")
+    if len(said) > SAID:
+        said[SAID:] = [f"So are {len(said) - SAID} more of them."]
     return said
 
 

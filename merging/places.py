@@ -11,7 +11,8 @@ from merging.layers import layer_of
 from merging.roles import Role
 
 EMBEDDINGS, FINAL, HEAD = "embeddings", "final", "head"  # what stands before, behind and above the layers
-OTHER = "other"
+OTHER, LAYERS = "other", "layers"
+MOST = 500  # numbered layers; what has more is shown as one
 PARTS = (
     ("cross-attention", r"EncDecAttention|encoder_attn|cross_?attn|crossattention"),
     ("attention", r"att(?:n|ention)"),
@@ -56,16 +57,22 @@ def places(roles: Mapping[str, Role]) -> Places:
     """
     found = {name: layer_of(name) for name in roles}
     stacks = _titles(dict.fromkeys(place[0] for place in found.values() if place))
+    numbers = {stack: number for number, stack in enumerate(stacks)}
     of: dict[str, tuple[str, str]] = {}
     numbered: set[tuple[int, int]] = set()
     for name, role in roles.items():
         place = None if role.head else found[name]
         if place:
-            numbered.add((list(stacks).index(place[0]), place[1]))
+            numbered.add((numbers[place[0]], place[1]))
         layer = f"{stacks[place[0]]}{place[1]}" if place else _outside(name, role)
         of[name] = layer, block_of(name, role)
     titles = list(stacks.values())
-    layers = [EMBEDDINGS, *(f"{titles[stack]}{number}" for stack, number in sorted(numbered)), FINAL, HEAD]
+    shown = [f"{titles[stack]}{number}" for stack, number in sorted(numbered)]
+    known = set(shown)
+    if len(shown) > MOST:
+        of = {name: (LAYERS if layer in known else layer, block) for name, (layer, block) in of.items()}
+        shown = [LAYERS]
+    layers = [EMBEDDINGS, *shown, FINAL, HEAD]
     seen = set(of.values())
     return Places(
         tuple(layer for layer in layers if any(layer == one for one, _ in seen)),

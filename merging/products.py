@@ -26,6 +26,7 @@ from merging.steps import Shard, Step
 CHUNK = 1 << 12  # values that lie side by side and are looked at together
 EVERY = 32  # of so many chunks of a tensor one is looked at,
 LEAST = 8  # but at least so many of each tensor
+MODELS = 50  # of more models nothing is measured: the pairs grow as their square
 BATCH = 4  # chunks that are multiplied at once: 128 KB a model, which stay in the caches
 ALIKE = 1e-9  # of two task vectors this near, as a share of their squares, every value is compared
 
@@ -103,9 +104,10 @@ class Observer:
 
     def _covers(self, step: Step) -> bool:
         """Tensors that all models have, and the base where there is one: no other would be read for them."""
-        if step.action == "copy" or len(step.inputs) < max(2 - bool(self._operands.base), len(self._operands.parents)):
+        count, base = len(self._operands.parents), self._operands.base
+        if step.action == "copy" or len(step.inputs) < count or not (1 if base else 2) <= count <= MODELS:
             return False
-        return self._operands.base is None or step.action == "merge"
+        return base is None or step.action == "merge"
 
     def _batch(self, step: Step, chunks: Sequence[int]) -> Products:
         """The sums of some chunks; without a base those of the models themselves, (k, k), see `_from_mean`."""
