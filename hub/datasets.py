@@ -12,7 +12,6 @@ import json
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,6 +19,7 @@ from typing import Any, TypeVar
 from huggingface_hub.errors import HfHubHTTPError
 
 from hub.client import Hub, explain, explained
+from hub.dataset_files import DatasetFile, unopened
 from hub.patience import GaveUp
 from merging.errors import InputError, MergeError
 from merging.roles import Reads
@@ -172,17 +172,19 @@ def _image_column(row: Mapping[str, Any], data: str, wanted: str | None) -> str:
 
 
 def _picture(value: Any, data: str, folder: Path | None) -> Any:
-    """An RGB image from what a row holds: an image, its bytes, or (local files only) its path; None for nothing."""
+    """An RGB image from what a row holds: one of the dataset, or (local files only) its path; None for nothing."""
     from PIL import Image, UnidentifiedImageError
 
     if value in (None, ""):
         return None
     try:
-        if isinstance(value, dict) and value.get("bytes"):
-            value = BytesIO(value["bytes"])
-        elif isinstance(value, str) and folder is not None:
+        if isinstance(value, str) and folder is not None:
             value = folder / value
-        image = (value if isinstance(value, Image.Image) else Image.open(value)).convert("RGB")
+        elif isinstance(value, DatasetFile):
+            value = value.open()
+        else:
+            raise InputError(f"{data} holds no images there", f"it is {type(value).__name__}", "Name another column")
+        image = Image.open(value).convert("RGB")
         image.thumbnail((SIDE, SIDE))
         return image
     except (OSError, UnidentifiedImageError, AttributeError, ValueError, Image.DecompressionBombError) as error:
@@ -305,7 +307,7 @@ def _hub_rows(hub: Hub, data: str, cache_dir: Path | None) -> Source:
         raise _in_words(hub, error, name) from None
     items = {key: getattr(value, "feature", value) for key, value in (stream.features or {}).items()}
     classes = {key: value.names for key, value in items.items() if hasattr(value, "names")}
-    return Source(_streamed(hub, stream, name), classes, revision or "")
+    return Source(_streamed(hub, unopened(hub, name, revision or "", stream), name), classes, revision or "")
 
 
 def _streamed(hub: Hub, stream: Iterable[Mapping[str, Any]], name: str) -> Iterator[Mapping[str, Any]]:
