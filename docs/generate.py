@@ -12,7 +12,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
-TREE = ("app.py", "cli.py", "settings.py", "merging", "merging/methods", "hub", "jobs", "ui", "demo", "benchmarks")
+TREE = (
+    "app.py",
+    "cli.py",
+    "settings.py",
+    "merging",
+    "merging/methods",
+    "merging/evaluation",
+    "hub",
+    "jobs",
+    "ui",
+    "demo",
+    "benchmarks",
+)
 
 
 def methods() -> str:

@@ -86,3 +86,20 @@ def test_what_only_finished_shards_needed_goes_first(
     with HubFeed(ann, plan.supply, parents, 10**9) as feed:
         feed.begin(plan.shards[-1:])
         assert here(tmp_path) == before & last
+
+
+def test_what_is_compared_with_the_merge_stays(ann: Hub, planned: tuple[Plan, list[Parent]], tmp_path: Path) -> None:
+    """Nothing is deleted when a shard is finished, and nothing of it when an interrupted merge goes on."""
+    plan, parents = planned
+    assert plan.supply is not None
+    every = frozenset(plan.supply.sizes)
+    supply = replace(plan.supply, kept=every)
+    with HubFeed(ann, supply, parents, supply.peak) as feed:
+        feed.begin(plan.shards)
+        for shard in plan.shards:
+            list(feed.bring(shard))
+            feed.release(shard)
+        assert here(tmp_path) == set(every)
+    with HubFeed(ann, supply, parents, supply.peak) as feed:
+        feed.begin(plan.shards[-1:])
+        assert here(tmp_path) == set(every)

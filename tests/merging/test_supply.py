@@ -159,3 +159,19 @@ def test_the_same_weights_are_known_under_other_names(folders: list[Path], tmp_p
     assert same_weights(one, open_parent("copies", tmp_path / "copies"))
     assert not same_weights(one, open_parent("changed", tmp_path / "changed"))
     assert not same_weights(one, open_parent("other", folders[2]))
+
+
+def test_models_that_are_compared_with_the_merge_stay(folders: list[Path]) -> None:
+    """The peak is all their weights, the merge and the plain average; the plan is that of the same merge without it."""
+    parents = [remote(folder) for folder in folders]
+    plain = planned(parents)
+    models = [{"model": parent.model} for parent in parents]
+    wish = {"merge_method": "average", "models": models, "evaluate": [{"data": "ann/reviews"}]}
+    compared = make_plan(recipe_from_dict(wish), parents).raise_if_impossible()
+    assert compared.fingerprint == plain.fingerprint
+    supply = supply_of(compared)
+    weights = sum(parent.weight_bytes for parent in parents)
+    assert supply.bytes_of(supply.kept) == weights
+    assert compared.disk_bytes == supply.beside + weights + 2 * compared.output_bytes
+    assert compared.disk_bytes > plain.disk_bytes
+    assert supply_of(plain).kept == frozenset()
