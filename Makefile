@@ -68,6 +68,7 @@ pins: install  ## Compile the pins of requirements*.txt from pyproject.toml (UPG
 soak: install  ## Long runs with seeds: 50 kills of worker and page, 20 of a merge (half an hour)
 	$(BIN)/python -m benchmarks.soak --kills 50 --seed 0
 	SOAK_KILLS=20 $(BIN)/python -m pytest tests/jobs/test_merge_kills.py
+	$(BIN)/python -m benchmarks.faults
 
 bench: install  ## The measured figures of docs/figures.md that need nothing else (an hour)
 	for one in speed solve start scaling memory "collection --large" "skills --seeds 0 1 2 3 4"; do \

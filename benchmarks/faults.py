@@ -43,7 +43,7 @@ def run(case: Case, world: World, workers: Workers, service: JobService) -> str:
             job = _driven(service, service.submit(recipe(case), hub).id, workers, None, world)
         wrong += _unlike(world.left()[0], case.later, "later, under the output's name is")
     left, commits = world.left()
-    return wrong + _unlike(str(commits), str(int(left in ("whole", "theirs"))), "commits:")
+    return wrong + _unlike(str(commits), str(int(left in ("whole", "private", "theirs"))), "commits:")
 
 
 def _driven(service: JobService, id: str, workers: Workers, case: Case | None, world: World) -> Job:

@@ -16,6 +16,7 @@ import huggingface_hub.utils
 from huggingface_hub import CommitOperationAdd
 from huggingface_hub.utils import _xet, _xet_progress_reporting
 
+from hub.patience import interrupt
 from merging.progress import Progress
 
 TICK = 0.2  # seconds between reports
@@ -81,14 +82,16 @@ def watched(work: Callable[[UploadMeter], T]) -> Generator[Progress, None, T]:
     """The result of `work`, which runs beside; closing the generator stops it at the next byte that it sends."""
     meter = UploadMeter()
     pool = ThreadPoolExecutor(1)
+    future = pool.submit(work, meter)
     try:
-        future = pool.submit(work, meter)
         while not wait([future], timeout=TICK).done:
             yield meter.report()
         return future.result()
     except (GeneratorExit, KeyboardInterrupt):
         meter.stopped = True
         _xet.abort_xet_session()  # type: ignore[no-untyped-call]
+        while not wait([future], timeout=TICK).done:
+            interrupt()  # it may wait for the Hub
         raise
     finally:
         pool.shutdown(wait=True)

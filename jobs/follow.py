@@ -1,10 +1,13 @@
 """The progress of some work as a shell shows it, on stderr: a bar, a line now and then, or JSON lines."""
 
 import json
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Literal, TypeVar
 
 from merging.progress import Lines, Pace, Progress
@@ -21,13 +24,33 @@ def follow(work: Generator[Progress, None, Result], how: How = "auto") -> Result
     What ends it from outside, such as Ctrl-C while a bar is drawn, ends the work's own threads first.
     """
     pace = Pace()
-    with closing(work), _shown(how) as show:
+    with closing(work), _shown(how) as show, _patient():
         while True:
             try:
                 progress = next(work)
             except StopIteration as end:
                 return end.value  # type: ignore[no-any-return]
             show(pace.told(progress, time.monotonic()))
+
+
+@contextmanager
+def _patient() -> Iterator[None]:
+    """Wait for the Hub as a job does, and say so; Ctrl-C ends the waiting of every thread."""
+    from hub import patience
+
+    def stop(*_: object) -> None:
+        patience.interrupt()
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()
+    before = patience.be(replace(patience.WORK, say=lambda text: print(text, file=sys.stderr, flush=True)))
+    handler = signal.signal(signal.SIGINT, stop) if ours else None
+    try:
+        yield
+    finally:
+        patience.be(before)
+        if ours:
+            signal.signal(signal.SIGINT, handler)
 
 
 @contextmanager

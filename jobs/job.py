@@ -213,6 +213,11 @@ class JobFolder:
         return self.path / "published.json"
 
     @property
+    def seen(self) -> Path:
+        """What the Hub showed of the models when they were merged (`jobs.recall`)."""
+        return self.path / "seen.json"
+
+    @property
     def publishing(self) -> Path:
         """There once the job has begun to publish."""
         return self.path / "publishing"

@@ -101,12 +101,15 @@ def merge_here(
         context = StageContext(
             folder, hub, recipe, folders_allowed=True, device=device, threads=threads, memory=memory, publishes=False
         )
+        at: object = None
         try:
             for stage in _stages(recipe, check):
+                at = stage
                 yield from stage(context)
+            at = _put
             report = _put(folder, out)
         except BaseException as error:
-            if folder.pinned.exists() and not _hopeless(error, stage):
+            if folder.pinned.exists() and not _hopeless(error, at):
                 error.add_note(f"What was done is kept in {work}: the same command goes on from there.")
             else:
                 _discard(work)  # nothing was begun, or the same command would end the same way

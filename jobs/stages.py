@@ -21,6 +21,7 @@ from hub.datasets import Row, is_local, load_rows
 from hub.resolve import check_output, resolve, result_is_private
 from jobs.child import ROOT
 from jobs.job import JobFolder, read_json, write_atomically
+from jobs.recall import Sources, recall, remember
 from jobs.stage import job_folder
 from merging.checkpoint import open_parent
 from merging.errors import InputError, MergeError
@@ -37,7 +38,6 @@ CHECK_SHARE = 0.8  # of the available memory that the check of a model may take
 CHECK_LEAST = 2 << 30  # bytes: with less, importing torch and transformers alone does not end
 Result = dict[str, Any]
 Steps = Generator[Progress, None, Result]
-Sources = tuple[tuple[Parent, ...], Parent | None]  # the parents, and the base of a method that needs one
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,9 @@ def merge(context: StageContext) -> Steps:
     from hub.feed import HubFeed
     from merging.engine import merge as run
 
-    parents, base = context.opened(context.remote())
+    sources = context.remote()
+    remember(context.folder, sources)
+    parents, base = context.opened(sources)
     plan = make_plan(context.pinned, parents, base).raise_if_impossible()
     assert plan.supply is not None
     files = [context.statistics(index) for index in range(len(parents))]
@@ -356,6 +358,7 @@ def publish(context: StageContext) -> Steps:
     """Write the card and publish all files in one commit; again after a kill, it is the same commit."""
     from hub.card import render_card
     from hub.merge_report import REPORT_FILE, public_report
+    from hub.pictures import write_pictures
     from hub.publish import publish as upload
     from hub.publish import without_local_paths
     from hub.upload import watched
@@ -364,13 +367,15 @@ def publish(context: StageContext) -> Steps:
     repo_id = context.pinned.output.repo_id
     assert repo_id is not None
     yield Progress("publish", 0, 0, "bytes", f"to {repo_id}")
-    parents, base = context.remote()
+    (parents, base), withdrawn = _seen(context)
     report = Report.from_dict(
         {key: value for key, value in read_json(context.folder.report).items() if key != "checks"}
     )
     public = without_local_paths(context.pinned)
     write_atomically(context.folder.output / "recipe.yaml", public.without_output().to_yaml())
-    card = render_card(public, parents, report, base=base, repo_id=repo_id, service_url=context.public_url)
+    drawn = write_pictures(report.as_dict(), context.folder.output)
+    url = context.public_url
+    card = render_card(public, parents, report, base=base, repo_id=repo_id, service_url=url, pictures=drawn)
     write_atomically(context.folder.output / "README.md", card)
     write_atomically(context.folder.output / REPORT_FILE, public_report(report.as_dict()))
     published = yield from watched(
@@ -378,7 +383,7 @@ def publish(context: StageContext) -> Steps:
             context.hub,
             context.folder.output,
             repo_id,
-            private=result_is_private(context.pinned, parents, base),
+            private=withdrawn or result_is_private(context.pinned, parents, base),
             job_id=context.folder.id,
             message=f"Merge by {context.pinned.method.name}",
             meter=meter,
@@ -387,6 +392,18 @@ def publish(context: StageContext) -> Steps:
     write_atomically(context.folder.published, json.dumps(published.as_dict()))
     yield Progress("publish", 1, 1, "commits", published.url)
     return {"published": published.as_dict()}
+
+
+def _seen(context: StageContext) -> tuple[Sources, bool]:
+    """The models as the Hub shows them now, else as it showed them when they were merged; whether one is withdrawn."""
+    try:
+        return context.remote(), False
+    except InputError as error:
+        noted = None if error.passing else recall(context.folder)
+        if noted is None:
+            raise
+        context.folder.append_log("publish", f"{error} It could be read when it was merged: the result is private.")
+        return noted, True
 
 
 def run_stage(name: str, path: Path, request: Mapping[str, Any]) -> Steps:

@@ -23,7 +23,7 @@ EXPIRED: dict[str, Any] = {"status": 401, "message": "Invalid credentials in Aut
 BODY: dict[str, Any] = {"whole": True, "method": "GET"}  # of a file, not of its header
 QUOTA = "Private repository storage limit reached, please upgrade your plan to increase your private storage limit."
 FULL = {"objects": [{"oid": "0" * 64, "size": 1, "error": {"code": 507, "message": "Insufficient storage"}}]}
-Left = Literal["whole", "nothing", "empty", "theirs"]  # what stands under the output's name
+Left = Literal["whole", "private", "nothing", "empty", "theirs"]  # what stands under the output's name
 
 
 class World:
@@ -92,7 +92,7 @@ class World:
         files = set(api.list_repo_files(REPO))
         count = len(api.list_repo_commits(REPO)) - 1
         if "config.json" in files:
-            return "whole", count
+            return ("private" if api.model_info(REPO).private else "whole"), count
         return ("theirs" if files - {".gitattributes"} else "empty"), count
 
 
@@ -133,6 +133,7 @@ def general(why: str, url: str) -> str:
 
 LEFT: dict[Left, str] = {
     "whole": "the merge, in one commit",
+    "private": "the merge, in one commit, for its owner alone",
     "nothing": "no repo",
     "empty": "an empty repo of ours",
     "theirs": "the repo that took it, untouched",
@@ -308,7 +309,8 @@ CASES: tuple[Case, ...] = (
     Case("a model becomes private", "fetch", _withdrawn, GONE, left="nothing", later="nothing"),
     Case("a model becomes gated", "fetch", _gated, GATED, left="nothing", later="nothing"),
     Case("a model is deleted", "merge", _deleted, GONE, left="nothing", later="nothing"),
-    Case("a model becomes private", "publish", _withdrawn, GONE, left="nothing", later="nothing"),
+    Case("a model becomes private", "publish", _withdrawn, left="private"),
+    Case("a model is deleted", "publish", _deleted, left="private"),
     Case(
         "the output's name is taken",
         "publish",

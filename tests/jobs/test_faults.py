@@ -63,9 +63,9 @@ def test_a_fault_of_the_hub(case: Case, world: World, told: list[str], tmp_path:
     assert failed == (case.stage if case.ends else "")
     assert not case.log or any(re.fullmatch(case.log, line) for line in told)
     left, commits = world.left()
-    assert (left, commits) == (case.left, int(left in ("whole", "theirs")))
+    assert (left, commits) == (case.left, int(left in ("whole", "private", "theirs")))
     if case.ends:
         hub = world.mend()
         run(hub, folder, case, None, failed)
         left, commits = world.left()
-        assert (left, commits) == (case.later, int(left in ("whole", "theirs")))
+        assert (left, commits) == (case.later, int(left in ("whole", "private", "theirs")))

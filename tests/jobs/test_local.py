@@ -15,7 +15,7 @@ from tests.tiny_models import save_tiny
 def wish(root: Path, **more: object) -> Recipe:
     """The average of two small models in folders."""
     models = [{"model": str(save_tiny(root / f"m{seed}", seed=seed))} for seed in (0, 1)]
-    return recipe_from_dict({"merge_method": "average", "models": models, **more})
+    return recipe_from_dict({"merge_method": "average", "models": models} | more)
 
 
 def test_a_place_that_was_taken_meanwhile_is_told(tmp_path: Path) -> None:
@@ -34,11 +34,12 @@ def test_a_place_that_was_taken_meanwhile_is_told(tmp_path: Path) -> None:
 
 
 def test_a_result_that_is_not_finite_raises_no_hope(tmp_path: Path) -> None:
-    """Values too large for the stored type: the same command would end the same way, so nothing is kept."""
-    recipe, out = wish(tmp_path, dtype="float16"), tmp_path / "out"
-    for name in ("m0", "m1"):
+    """Differences too large for any number: the same command would end the same way, so nothing is kept."""
+    base = save_tiny(tmp_path / "base", seed=2)
+    recipe, out = wish(tmp_path, merge_method="task_arithmetic", base_model=str(base)), tmp_path / "out"
+    for name, huge in (("m0", 3e38), ("base", -3e38)):
         weights = load_file(tmp_path / name / "model.safetensors")
-        next(value for name, value in sorted(weights.items()) if "query.weight" in name).fill_(1e30)
+        next(value for name, value in sorted(weights.items()) if "query.weight" in name).fill_(huge)
         save_file(weights, tmp_path / name / "model.safetensors", {"format": "pt"})
     with pytest.raises(MergeError, match="became NaN or infinite") as caught:
         list(merge_here(Hub.anonymous(), recipe, out, device="cpu", check=False))
