@@ -51,7 +51,7 @@ def unopened(hub: Hub, name: str, revision: str, stream: Any) -> Iterator[Mappin
     from datasets import Image
 
     pictures = [key for key, feature in (stream.features or {}).items() if isinstance(feature, Image)]
-    for row in stream.decode(False):
+    for row in stream.decode(False) if stream.features else stream:  # without features nothing is decoded
         for key in pictures:
             value = row.get(key)
             if isinstance(value, dict):
