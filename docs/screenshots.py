@@ -4,12 +4,14 @@ A Hub on this machine with three small classifiers, the app with sign-in, Chromi
 has run, its real models are shown instead of tiny ones. Writes docs/images/*.png.
 """
 
+import json
 import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 os.environ.update(HF_HOME=tempfile.mkdtemp(prefix="hf-home-"), HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1")
 
@@ -18,8 +20,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from demo.loopback_hub import LoopbackHub
+from demo.train import SKILLS as DEMO
+from demo.train import read_rows
 from merging.recipe import recipe_from_dict
-from tests.served import publish_skills, served
+from tests.served import SKILLS, publish_skills, served
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -40,10 +44,12 @@ def main() -> None:
             user, models = (
                 ("demo", demo_models(hub)) if demo.is_dir() else ("ana", publish_skills(hub, home / "models"))
             )
+            sets = publish_sets(hub, user)
             environment = {**hub.oauth_environment(), "MERGE_SECRET_KEY": secrets.token_urlsafe(32)}
+            environment |= {"MERGE_EXAMPLES": str(ROOT / "demo" / "examples.yaml")}
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=SWITCHES)
             with served(home, environment) as url:
-                take(browser, url, user, models)
+                take(browser, url, user, models, sets)
             browser.close()
 
 
@@ -54,37 +60,80 @@ def demo_models(hub: LoopbackHub) -> Sequence[str]:
     return [model for model in found if not model.endswith("-merge-statistics")][:3]
 
 
-def take(browser: Browser, url: str, user: str, models: Sequence[str]) -> None:
-    """Sign in, merge, and look at every page at every width."""
-    recipe = recipe_from_dict({"merge_method": "regmean", "models": [{"model": model} for model in models]})
-    form = f"{url}/?recipe={recipe.to_link()}"
+def publish_sets(hub: LoopbackHub, user: str) -> Sequence[str]:
+    """Labelled text on the Hub: the demo's test sets for its models, a few sentences for the tiny ones."""
+    hub.add_user(user)
+    api = HfApi(endpoint=hub.url, token=hub.add_token(user))
+    names = []
+    for skill in DEMO if user == "demo" else SKILLS:
+        rows = read_rows(skill, "test") if user == "demo" else [(f"about {one}", one) for one in SKILLS[skill] * 20]
+        lines = "".join(json.dumps({"text": text, "label": label}) + "\n" for text, label in rows)
+        name = f"{user}/{skill}-texts"
+        api.create_repo(name, repo_type="dataset", exist_ok=True)
+        api.upload_file(repo_id=name, repo_type="dataset", path_or_fileobj=lines.encode(), path_in_repo="test.jsonl")
+        names.append(name)
+    return names
+
+
+def take(browser: Browser, url: str, user: str, models: Sequence[str], sets: Sequence[str]) -> None:
+    """Sign in, merge twice, and look at every page at every width, light and dark."""
+    wish = {"models": [{"model": model} for model in models], "evaluate": evaluate(models, sets)}
+    links = {one: recipe_from_dict({"merge_method": one, **wish}).to_link() for one in ("average", "regmean")}
     merged = ""
     for width, height in WIDTHS.items():
-        for scheme in ("light", "dark") if width == 1280 else ("light",):
+        for scheme in ("light", "dark"):
             context = browser.new_context(
                 viewport={"width": width, "height": height},
                 color_scheme="dark" if scheme == "dark" else "light",
                 is_mobile=width < 500,
             )
-            page = context.new_page()
+            page, phone, end = context.new_page(), width < 500, f"{scheme}-{width}"
             sign_in(page, url, user)
-            page.goto(form)
-            page.wait_for_selector("#preview .mm-facts")
-            page.wait_for_selector("#model-3 .mm-share")
-            shoot(page, f"merge-{scheme}-{width}", whole=width < 500)
+            page.wait_for_selector("#offers a, #about p")
+            shoot(page, f"empty-{end}")
             if not merged:
-                merged = run_job(page)
+                fill(page, f"{url}/?recipe={links['average']}")
+                run_job(page, "skills-average", "")
+            fill(page, f"{url}/?recipe={links['regmean']}")
+            page.get_by_role("button", name="Prove it").click()
+            shoot(page, f"merge-{end}", whole=True)
+            if not merged:
+                merged = run_job(page, "three-skills", "job")
             page.goto(f"{url}/jobs")
-            page.locator("#jobs a").first.click()
-            page.wait_for_selector("#job .mm-steps")
-            shoot(page, f"jobs-{scheme}-{width}")
+            addresses = [link.get_attribute("href") or "" for link in page.locator("#jobs a").all()[:2]]
+            page.goto(f"{url}{addresses[0]}&with={addresses[1].partition('=')[2]}")
+            page.wait_for_selector("#job-figures .mm-bar")
+            shoot(page, f"jobs-{end}", whole=True)
             page.goto(f"{url}/model?id={merged}")
-            page.wait_for_selector("#merged h3")
-            shoot(page, f"model-{scheme}-{width}", whole=width < 500)
+            page.wait_for_selector("#merged .mm-bar")
+            shoot(page, f"model-{end}", whole=True)
+            page.goto(f"{url}/statistics?model={models[0]}")
+            page.wait_for_selector("#found .mm-statistics")
+            shoot(page, f"statistics-{end}", whole=phone)
             page.goto(f"{url}/methods")
             page.wait_for_selector("#regmean")
-            shoot(page, f"methods-{scheme}-{width}")
+            shoot(page, f"methods-{end}")
             context.close()
+
+
+def evaluate(models: Sequence[str], sets: Sequence[str]) -> list[dict[str, Any]]:
+    """Each model's own set."""
+    found = []
+    for model in models:
+        task = model.rpartition("-")[2]
+        found += [
+            {"data": f"{one}:test", "name": task, "in_domain": [task], "examples": 100}
+            for one in sets
+            if f"/{task}-" in one
+        ]
+    return found
+
+
+def fill(page: Page, address: str) -> None:
+    """Open the form with a recipe, and wait until it is settled."""
+    page.goto(address)
+    page.wait_for_selector("#preview .mm-facts")
+    page.wait_for_selector("#model-3 .mm-share")
 
 
 def sign_in(page: Page, url: str, user: str) -> None:
@@ -95,19 +144,21 @@ def sign_in(page: Page, url: str, user: str) -> None:
     page.get_by_role("button", name=f"Sign out ({user})").wait_for()
 
 
-def run_job(page: Page) -> str:
-    """Press the button and take two pictures: under way, and done. Gives the new repo's id."""
-    name = page.locator("#repo-name textarea")
-    name.fill("three-skills")
-    name.press("Tab")
+def run_job(page: Page, repo: str, name: str) -> str:
+    """Press the button; with a `name`, two pictures: under way, and done. Gives the new repo's id."""
+    field = page.locator("#repo-name").locator("input, textarea")
+    field.fill(repo)
+    field.press("Tab")
     page.wait_for_timeout(1500)
     page.locator("#merge").click()
     page.wait_for_selector("#job progress")
     page.wait_for_timeout(2000)
-    shoot(page, "job-running-1280")
-    page.wait_for_selector("#job a.mm-big", timeout=400_000)
-    shoot(page, "job-done-1280")
-    return f"{page.locator('#owner input').input_value()}/three-skills"
+    if name:
+        shoot(page, f"{name}-running-1280")
+    page.wait_for_selector("#job a.mm-big", timeout=600_000)
+    if name:
+        shoot(page, f"{name}-done-1280")
+    return f"{page.locator('#owner input').input_value()}/{repo}"
 
 
 def shoot(page: Page, name: str, *, whole: bool = False) -> None:

@@ -59,7 +59,7 @@ def merged_html(merged: MergedModel, hub_url: str, badge: str = "") -> str:
     private = ' <span class="mm-chip">private</span>' if merged.private else ""
     parts = [
         f"<h2>{text(merged.repo_id)}{private}</h2>{badge}<p>{what}.</p><p class='mm-actions'>{actions}</p>",
-        *_figures(getattr(merged, "report", None) or {}),
+        *_figures(merged.report or {}),
         _section("From what", _parents(merged, hub_url)),
         _section("How", _method(merged)),
         _section("How to load it", _loading(merged)),

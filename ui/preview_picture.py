@@ -75,7 +75,7 @@ def picture(merged: MergedModel) -> bytes:
     canvas = _Canvas()
     canvas.line(merged.repo_id, 60, INK)
     canvas.line(f"{recipe.method.title} of {len(recipe.models)} models", 38, SOFT)
-    sets = _domains(getattr(merged, "report", None) or {})
+    sets = _domains(merged.report or {})
     if sets:
         canvas.bars(sets)
     else:

@@ -33,7 +33,15 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with LoopbackHub(folder / "hub") as hub:
         models = publish_skills(hub, folder / "models")
         hub.add_user("bea", orgs=["acme"])
-        environment = {**hub.oauth_environment(), "MERGE_SECRET_KEY": secrets.token_urlsafe(32)}
+        examples = folder / "examples.yaml"
+        examples.write_text(
+            f"- title: Three skills\n  recipe: {{merge_method: regmean, models: [{', '.join(models)}]}}\n"
+        )
+        environment = {
+            **hub.oauth_environment(),
+            "MERGE_EXAMPLES": str(examples),
+            "MERGE_SECRET_KEY": secrets.token_urlsafe(32),
+        }
         with served(folder, environment) as url:
             yield Site(url, hub, tuple(models), folder)
 
