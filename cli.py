@@ -9,6 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Generator, Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -123,6 +124,7 @@ def merge(
     from hub.client import hub_of_this_machine
     from jobs.evaluation_words import table
     from jobs.local import merge_here
+    from merging import differences
 
     wish = read_recipe(recipe)
     budget = parse_size(memory)
@@ -136,6 +138,8 @@ def merge(
         say(f"{report.method} on {report.device}: {report.parameters:,} parameters in {report.seconds:.1f} s")
         for name, reason in report.fallbacks.items():
             say(f"  averaged: {name} ({reason})")
+        for line in differences.lines(report.differences):
+            say(f"  {line}")
         for line in table(report.evaluation):
             say(line)
 
@@ -423,10 +427,13 @@ def demo(once: Annotated[bool, typer.Option(help="End after the link.")] = False
 
 def _until_ended(service: Any, job: "Job") -> "Generator[Progress, None, Job]":
     """Look at a job every second until it has ended; the names of its stages are said."""
+    from jobs.store import StoreAway
+
     stage = ""
     while not job.ended:
         time.sleep(1)
-        job = service.get(job.id, job.user)
+        with suppress(StoreAway):  # the job goes on meanwhile
+            job = service.get(job.id, job.user)
         if job.stage != stage:
             stage = job.stage
             say(f"  {stage}")
