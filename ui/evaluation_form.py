@@ -14,7 +14,17 @@ from merging.errors import InputError, MergeError, Problem
 from merging.parent import Parent
 from ui import evaluation_words, render
 from ui.desk import Desk
-from ui.evaluation_sets import DATASET, UPLOAD, guessed_domain, label_wish, matched, read_set, uploaded_rows, with_set
+from ui.evaluation_sets import (
+    DATASET,
+    UPLOAD,
+    guessed_domain,
+    label_wish,
+    matched,
+    read_set,
+    source_of,
+    uploaded_rows,
+    with_set,
+)
 from ui.forms import Draft
 from ui.parts import chooser, fragment
 from ui.security import spoken
@@ -53,6 +63,7 @@ class EvaluationForm:
                 visible=False,
                 elem_id="evaluation-file",
             )
+            self.looked = gr.State("")  # what was looked at last: a field that is left as it was changes nothing
             self.look = fragment(elem_id="evaluation-look")
             with gr.Column(visible=False) as self.more:
                 with gr.Row():
@@ -82,11 +93,12 @@ class EvaluationForm:
     def wire(self, draft: gr.State, known: gr.State, **quiet: Any) -> tuple[Any, Any]:
         """Connect the fields; gives the two events after which the draft has other sets."""
         self._draft, self._known = draft, known
-        fields, shown = set(self.controls.values()), [*self.controls.values(), self.look, self.more]
-        inputs: set[Any] = {draft, known, *fields}
+        shown: list[Any] = [*self.controls.values(), self.look, self.more, self.looked]
+        inputs: set[Any] = {draft, known, self.looked, *self.controls.values()}
         written = [self.controls["source"].input, self.controls["data"].submit, self.controls["data"].blur]  # type: ignore[attr-defined]
         written += [self.controls["file"].upload, self.controls["file"].clear]  # type: ignore[attr-defined]
-        gr.on(written, self._look_anew, inputs, shown, **quiet)
+        begun = gr.on(written, self._begin, inputs, shown, queue=False, **quiet)
+        begun.then(self._look_anew, inputs, shown, **quiet)
         corrected = [self.controls[name].input for name in GUESSED[:3]] + [self.controls["labels"].blur]  # type: ignore[attr-defined]
         gr.on(corrected, self._look, inputs, shown, **quiet)
         changed: list[Any] = [draft, self.list, self.note, *shown]
@@ -105,14 +117,26 @@ class EvaluationForm:
 
     # What happens
 
+    def _begin(self, data: dict[Any, Any]) -> Updates:
+        """The field of the chosen source, and what is waited for."""
+        values = self._values(data)
+        updates: Updates = {
+            self.controls["data"]: gr.Textbox(visible=values["source"] == DATASET),
+            self.controls["file"]: gr.File(visible=values["source"] == UPLOAD),
+        }
+        if source_of(values) and data[self.looked] != source_of(values):
+            updates[self.look] = '<p class="mm-quiet" role="status">Reading the first rows …</p>'
+        return updates
+
     def _look_anew(self, data: dict[Any, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """Other data: nothing of what was guessed of the last ones stays."""
+        values = self._values(data)
+        if data[self.looked] == source_of(values):
+            return {self.looked: source_of(values)}
         empty: dict[str, Any] = {"text_column": None, "label_column": None, "in_domain": [], "labels": ""}
-        values = self._values(data) | empty
         updates: Updates = {self.controls[name]: gr.update(value=value) for name, value in empty.items()}
-        updates[self.controls["data"]] = gr.Textbox(visible=values["source"] == DATASET)
-        updates[self.controls["file"]] = gr.File(visible=values["source"] == UPLOAD)
-        return updates | self._seen(values, data, self._desk.hub(token, request), anew=True)
+        updates[self.looked] = source_of(values)
+        return updates | self._seen(values | empty, data, self._desk.hub(token, request), anew=True)
 
     def _look(self, data: dict[Any, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         """A guess was corrected: what follows from it is shown anew."""
@@ -120,15 +144,15 @@ class EvaluationForm:
 
     def _seen(self, values: dict[str, Any], data: Mapping[Any, Any], hub: Hub, *, anew: bool) -> Updates:
         draft, known = self._state(data)
-        if not self._given(values):
+        if not source_of(values):
             return {self.look: "", self.more: gr.Column(visible=False)}
         with spoken():
             try:
                 look, wish = self._looked(values, hub), label_wish(values["labels"])
             except InputError as error:
-                return {self.look: render.problems(error.problems), self.more: gr.Column(visible=False)}
+                return self._refused(error.problems)
             except MergeError as error:
-                return {self.look: render.problems([error.problem]), self.more: gr.Column(visible=False)}
+                return self._refused([error.problem])
             models = [entry["model"] for entry in draft["models"]]
             parents = {model: known[model] for model in models if model in known}
             domain = guessed_domain(look, parents) if anew else list(values["in_domain"] or [])
@@ -142,6 +166,10 @@ class EvaluationForm:
             if anew:
                 updates[self.controls["in_domain"]] = gr.Dropdown(choices=models, value=domain)
             return updates
+
+    def _refused(self, problems: Sequence[Problem]) -> Updates:
+        """Data that cannot be read: the same may be tried again."""
+        return {self.look: render.problems(problems), self.more: gr.Column(visible=False), self.looked: ""}
 
     def _add(self, data: dict[Any, Any]) -> Updates:
         """The set that was written joins the others, or takes the place of one with the same name and data."""
@@ -168,7 +196,7 @@ class EvaluationForm:
         """The fields of the next set."""
         values = {"data": "", "file": None, "labels": "", "name": "", "in_domain": []}
         emptied = {self.controls[name]: gr.update(value=value) for name, value in values.items()}
-        return emptied | {self.look: "", self.more: gr.Column(visible=False)}
+        return emptied | {self.look: "", self.more: gr.Column(visible=False), self.looked: ""}
 
     def _state(self, data: Mapping[Any, Any]) -> tuple[Draft, dict[str, Parent]]:
         return data[self._draft], data[self._known] or {}
@@ -176,11 +204,8 @@ class EvaluationForm:
     def _values(self, data: Mapping[Any, Any]) -> dict[str, Any]:
         return {name: data[control] for name, control in self.controls.items()}
 
-    def _given(self, values: Mapping[str, Any]) -> bool:
-        return bool(values["file"] if values["source"] == UPLOAD else (values["data"] or "").strip())
-
     def _looked(self, values: Mapping[str, Any], hub: Hub) -> DataLook:
         columns = {name: values[name] or "" for name in ("text_column", "label_column")}
         if values["source"] == UPLOAD:
             return look_at_rows(uploaded_rows(values["file"]), Path(values["file"]).name, **columns)
-        return self._desk.look_at_dataset((values["data"] or "").strip(), hub, **columns)
+        return self._desk.look_at_dataset(source_of(values), hub, **columns)

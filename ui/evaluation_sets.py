@@ -27,15 +27,14 @@ def read_set(values: Mapping[str, Any], look: DataLook | None = None) -> Set:
 
     Of an uploaded file the kind is told by a `look` at it: nothing else is known of it when the job begins.
     """
-    data, file = (values["data"] or "").strip(), values["file"]
-    uploaded = values["source"] == UPLOAD
-    if not (file if uploaded else data):
+    uploaded, source = values["source"] == UPLOAD, source_of(values)
+    if not source:
         fix = "Upload a file" if uploaded else "Write owner/name[:config][:split]"
         raise InputError("There is no data", "the merge is tried on it", fix, f"{WHERE}.data")
-    entry: Set = {"data": HANDED_OVER if uploaded else data}
+    entry: Set = {"data": HANDED_OVER if uploaded else source}
     if uploaded:
-        entry |= {"file": file} | _kind(look)
-    name = (values["name"] or "").strip() or (Path(file).stem[:60] if uploaded else "")
+        entry |= {"file": source} | _kind(look)
+    name = (values["name"] or "").strip() or (Path(source).stem[:60] if uploaded else "")
     entry |= {"name": name} if name else {}
     for column in ("text_column", "label_column"):
         entry |= {column: values[column]} if values[column] else {}
@@ -46,6 +45,11 @@ def read_set(values: Mapping[str, Any], look: DataLook | None = None) -> Set:
     if values["examples"] not in (None, 500):
         entry["examples"] = values["examples"]
     return entry
+
+
+def source_of(values: Mapping[str, Any]) -> str:
+    """The data that the fields name, "" for none."""
+    return str(values["file"] or "") if values["source"] == UPLOAD else (values["data"] or "").strip()
 
 
 def _kind(look: DataLook | None) -> Set:
