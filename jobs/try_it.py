@@ -22,7 +22,7 @@ from merging.errors import InputError, Problem
 from merging.progress import Progress
 from settings import Settings, parse_size
 
-COMMAND = (sys.executable, "-m", "jobs.try_it_child")
+COMMAND = (sys.executable, "-m", "jobs.begin", "jobs.try_it_child")
 FOLDER = "try"  # of the service's home
 TEXT_LIMIT = 2000  # characters
 WAITING = 20  # questions that may wait
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 State = Literal["waiting", "running", "done", "failed"]
 
 
-@dataclass
+@dataclass(eq=False)
 class Question:
     """One question, as its asker follows it. Written by the thread that answers, read by the page."""
 

@@ -32,7 +32,10 @@ class TryItSection:
         self.head = fragment(elem_id="try-it")
         self.text = gr.Textbox(label="Text", lines=2, max_length=TEXT_LIMIT, visible=False, elem_id="try-text")
         self.other = gr.Textbox(label="Another line", max_length=TEXT_LIMIT, visible=False, elem_id="try-other")
-        self.button = gr.Button("Try", variant="primary", size="sm", visible=False, elem_id="try")
+        with gr.Row():
+            self.button = gr.Button(
+                "Try", variant="primary", size="sm", visible=False, scale=0, min_width=160, elem_id="try"
+            )
         self.told = fragment(elem_id="tried")
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         page.load(self._open, None, [self.model, self.head, self.text, self.other, self.button], **quiet)

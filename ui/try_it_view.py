@@ -58,9 +58,9 @@ def ended(question: Question) -> str:
 
 def _head(head: str, told: Sequence[Told]) -> str:
     """Who answers for one task."""
-    title = f"<h4>{text(head)}</h4>" if head else ""
+    title, level = (f"<h4>{text(head)}</h4>", "h5") if head else ("", "h4")
     return title + "".join(
-        f'<div class="mm-answer"><h5>{text(one["title"], 120)}</h5>{_answer(one)}</div>' for one in told
+        f'<div class="mm-answer"><{level}>{text(one["title"], 120)}</{level}>{_answer(one)}</div>' for one in told
     )
 
 

@@ -27,14 +27,16 @@ class VerifySection:
         """Lay the section out where the layout is open, and wire it."""
         self.repo_id, self.nonce = gr.State(""), gr.State("")
         self.told = fragment(elem_id="verified")
-        self.button = gr.Button("Verify", visible=False, size="sm", elem_id="verify")
+        with gr.Row():
+            self.button = gr.Button("Verify", visible=False, size="sm", scale=0, min_width=160, elem_id="verify")
         self.note = fragment(elem_id="verify-note")
         self.view = JobView(self._desk)
         opened = [self.repo_id, self.nonce, self.told, self.button]
         page.load(self._open, None, opened, **QUIET)
         pressed = [self.nonce, self.note, self.button, *self.view.outputs]
         self.button.click(self._verify, [self.repo_id, self.nonce], pressed, **QUIET)
-        self.view.status.change(self._ended, [self.repo_id, self.view.id], [self.told, self.button], **QUIET)
+        ended = [self.told, self.button, self.view.status, self.view.log_box]
+        self.view.status.change(self._ended, [self.repo_id, self.view.id], ended, **QUIET)
         self.view.wire()
 
     def _open(self, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
@@ -68,13 +70,16 @@ class VerifySection:
             return shown | self.view.show(job, hub, request)
 
     def _ended(self, repo_id: str, id: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
-        """Once the job has ended, what it has found is told."""
+        """Once the job has ended, what it has found is told in its place."""
         if not id:
             return {self.told: gr.skip()}
         with spoken():
             hub = self._desk.hub(token, request)
             try:
-                ended = self._desk.job(id, hub).ended
-                return self._shown(repo_id, hub) if ended else {self.told: gr.skip()}
+                job = self._desk.job(id, hub)
+                shown = self._shown(repo_id, hub) if job.ended else {self.told: gr.skip()}
             except MergeError:
                 return {self.told: gr.skip()}  # the view says so
+            if job.status == "done":
+                shown |= {self.view.status: "", self.view.log_box: gr.Accordion(visible=False)}
+            return shown

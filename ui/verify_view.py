@@ -25,8 +25,7 @@ def badge(found: Verification | None) -> str:
 
 def result(found: Verification) -> str:
     """What was found, all of it."""
-    items = "".join(f"<li>{render.text(sentence, 900)}</li>" for sentence in found.sentences)
-    return f"{badge(found)}<ul>{items}</ul>"
+    return badge(found) + "".join(f"<p>{render.text(sentence, 900)}</p>" for sentence in found.sentences)
 
 
 def section(found: Verification | None, *, signed_in: bool) -> str:
