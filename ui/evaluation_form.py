@@ -102,9 +102,8 @@ class EvaluationForm:
         corrected = [self.controls[name].input for name in GUESSED[:3]] + [self.controls["labels"].blur]  # type: ignore[attr-defined]
         gr.on(corrected, self._look, inputs, shown, **quiet)
         changed: list[Any] = [draft, self.list, self.note, *shown]
-        return self.add.click(self._add, inputs, changed, **quiet), self.list.click(
-            self._chosen, inputs, changed, **quiet
-        )
+        added = self.add.click(self._add, inputs, changed, **quiet)
+        return added, self.list.click(self._chosen, inputs, changed, **quiet)
 
     @property
     def outputs(self) -> list[Any]:
@@ -150,9 +149,9 @@ class EvaluationForm:
             try:
                 look, wish = self._looked(values, hub), label_wish(values["labels"])
             except InputError as error:
-                return self._refused(error.problems)
+                return self._refused(error.problems, anew=anew)
             except MergeError as error:
-                return self._refused([error.problem])
+                return self._refused([error.problem], anew=anew)
             models = [entry["model"] for entry in draft["models"]]
             parents = {model: known[model] for model in models if model in known}
             domain = guessed_domain(look, parents) if anew else list(values["in_domain"] or [])
@@ -167,9 +166,10 @@ class EvaluationForm:
                 updates[self.controls["in_domain"]] = gr.Dropdown(choices=models, value=domain)
             return updates
 
-    def _refused(self, problems: Sequence[Problem]) -> Updates:
-        """Data that cannot be read: the same may be tried again."""
-        return {self.look: render.problems(problems), self.more: gr.Column(visible=False), self.looked: ""}
+    def _refused(self, problems: Sequence[Problem], *, anew: bool) -> Updates:
+        """Data that cannot be read, and may be tried again; or a correction that is none, and may be corrected."""
+        updates: Updates = {self.look: render.problems(problems)}
+        return updates | ({self.more: gr.Column(visible=False), self.looked: ""} if anew else {})
 
     def _add(self, data: dict[Any, Any]) -> Updates:
         """The set that was written joins the others, or takes the place of one with the same name and data."""
