@@ -123,6 +123,7 @@ def merge(
     pairs = statistics or [{} for _ in parents]
     operands = Operands(plan, arranged.parents, arranged.base, pairs)
     work = Work(operands, target, workers, memory)
+    work.notes.update(journal.notes)
     total = plan.output_bytes
     left = [shard for shard in plan.shards if shard.path not in journal.finished]
     for shard in left:  # one that was never noted, or of other work, would take room beside the new one
@@ -174,12 +175,12 @@ class _Finisher:
     def __exit__(self, *_: object) -> None:
         self._thread.shutdown()
 
-    def finish(self, shard: Shard, writer: ShardWriter, seen: dict[str, list[Any]]) -> None:
+    def finish(self, shard: Shard, writer: ShardWriter, seen: dict[str, list[Any]], notes: Sequence[str]) -> None:
         """Take over a shard whose bytes are all written. The one before it was waited for."""
 
         def work() -> None:
             writer.finish()
-            self._journal.finish(shard.path, seen)
+            self._journal.finish(shard.path, seen, notes)
 
         self._waiting = shard, self._thread.submit(work)
 
@@ -207,7 +208,7 @@ def _write(shard: Shard, work: Work, out: Path, finisher: _Finisher, total: int)
     except BaseException:
         writer.abandon()
         raise
-    finisher.finish(shard, writer, work.observer.of(shard))
+    finisher.finish(shard, writer, work.observer.of(shard), sorted(work.notes))
 
 
 def _cores() -> int:

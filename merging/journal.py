@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ class Journal:
         self._path = out.with_name(out.name + ".journal.json")
         self._identity = identity
         self.finished: dict[str, str] = {}
+        self.notes: list[str] = []  # of the report, made with the finished shards
         self.seen: dict[str, Any] = {}  # shard -> what was said of it, plain data
         self.hashing = 0.0  # seconds that the hashes of new shards took
         try:
@@ -29,16 +31,19 @@ class Journal:
                     for path, digest in data["shards"].items()
                     if (out / path).is_file() and sha256_of(out / path) == digest
                 }
+                self.notes = list(data.get("notes", ())) if self.finished else []
                 self.seen = {path: data.get("seen", {}).get(path, {}) for path in self.finished}
         except (OSError, ValueError, KeyError):
             pass  # nothing finished yet
 
-    def finish(self, path: str, seen: Any) -> None:
-        """Note a shard that has its final name, and what was seen while it was made."""
+    def finish(self, path: str, seen: Any, notes: Sequence[str] = ()) -> None:
+        """Note a shard that has its final name, what was seen while it was made, and the report's notes so far."""
         began = time.monotonic()
         self.finished[path] = sha256_of(self._out / path)
         self.hashing += time.monotonic() - began
         self.seen[path] = seen
         temporary = self._path.with_suffix(".tmp")
-        temporary.write_text(json.dumps({"work": self._identity, "shards": self.finished, "seen": self.seen}))
+        self.notes = list(notes)
+        stored = {"work": self._identity, "shards": self.finished, "seen": self.seen, "notes": self.notes}
+        temporary.write_text(json.dumps(stored))
         temporary.replace(self._path)
