@@ -34,7 +34,7 @@ def read_set(values: Mapping[str, Any], look: DataLook | None = None) -> Set:
     entry: Set = {"data": HANDED_OVER if uploaded else source}
     if uploaded:
         entry |= {"file": source} | _kind(look)
-    name = (values["name"] or "").strip() or (Path(source).stem[:60] if uploaded else "")
+    name = (values["name"] or "").strip()  # not that of the file: the recipe will be public
     entry |= {"name": name} if name else {}
     for column in ("text_column", "label_column"):
         entry |= {column: values[column]} if values[column] else {}
@@ -66,12 +66,14 @@ def with_set(sets: Sequence[Set], entry: Set) -> list[Set]:
     return [*others, entry]
 
 
-def _key(entry: Mapping[str, Any]) -> tuple[str, str]:
-    return entry["data"], entry.get("name", "")
+def _key(entry: Mapping[str, Any]) -> tuple[str, str, str]:
+    return entry["data"], entry.get("name", ""), entry.get("file", "")
 
 
 def title(entry: Mapping[str, Any]) -> str:
     """What a set is called: by its name, or its data."""
+    if entry["data"] == HANDED_OVER:
+        return str(entry.get("name") or "uploaded text")
     return str(entry.get("name") or str(entry["data"]).rstrip("/").rpartition("/")[2])
 
 
