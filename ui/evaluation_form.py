@@ -194,7 +194,7 @@ class EvaluationForm:
 
     def _emptied(self) -> Updates:
         """The fields of the next set."""
-        values = {"data": "", "file": None, "labels": "", "name": "", "in_domain": []}
+        values: dict[str, Any] = {"data": "", "file": None, "labels": "", "name": "", "in_domain": []}
         emptied = {self.controls[name]: gr.update(value=value) for name, value in values.items()}
         return emptied | {self.look: "", self.more: gr.Column(visible=False), self.looked: ""}
 
@@ -205,7 +205,7 @@ class EvaluationForm:
         return {name: data[control] for name, control in self.controls.items()}
 
     def _looked(self, values: Mapping[str, Any], hub: Hub) -> DataLook:
-        columns = {name: values[name] or "" for name in ("text_column", "label_column")}
+        columns: dict[str, Any] = {name: values[name] or "" for name in ("text_column", "label_column")}
         if values["source"] == UPLOAD:
             return look_at_rows(uploaded_rows(values["file"]), Path(values["file"]).name, **columns)
         return self._desk.look_at_dataset(source_of(values), hub, **columns)

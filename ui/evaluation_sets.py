@@ -140,7 +140,7 @@ def from_recipe(recipe: Recipe, models: Sequence[str]) -> list[Set]:
 
 def handed_over(sets: Sequence[Set]) -> dict[int, Sequence[Mapping[str, Any]]]:
     """Number of a set -> the rows that were uploaded for it. Raises InputError for a file that is gone, or is none."""
-    found = {}
+    found: dict[int, Sequence[Mapping[str, Any]]] = {}
     for number, entry in enumerate(sets):
         if entry.get("file"):
             wish = EvaluationSet.model_validate(to_recipe([entry], {})[0])
