@@ -4,6 +4,7 @@ A step runs at least once: what it does must be repeatable. It ends early when t
 process group is killed), and not at all when the worker is stopped: then it simply runs again at the next start.
 """
 
+import json
 import logging
 import os
 import shutil
@@ -316,9 +317,10 @@ class Runner:
             self._patiently(lambda: self._store.tokens.delete(spec.token_ref))
 
     def _count_start(self, stage: str, folder: JobFolder) -> None:
-        """Refuse a stage that took its worker down with it again and again."""
-        before = read_json(folder.starts) or {}
-        count = before.get("count", 0) if before.get("stage") == stage else 0
+        """Refuse a stage that took its worker down with it again and again, without another shard in between."""
+        before, shards = read_json(folder.starts) or {}, len((read_json(folder.journal) or {}).get("shards", ()))
+        same = before.get("stage") == stage and before.get("shards", 0) == shards
+        count = before.get("count", 0) if same else 0
         if count >= STARTS_LIMIT:
             problem = Problem(
                 f"This job ended its worker {count} times",
@@ -326,7 +328,7 @@ class Runner:
                 "Try smaller models, or tell the operator",
             )
             raise JobFailed(problem, stage, stage == "publish")
-        write_atomically(folder.starts, f'{{"stage": "{stage}", "count": {count + 1}}}')
+        write_atomically(folder.starts, json.dumps({"stage": stage, "count": count + 1, "shards": shards}))
 
     def _patiently(self, ask: Callable[[], T]) -> T:
         """The answer of the database, however long it is away."""

@@ -1,5 +1,6 @@
 """What comes between a job and its end: another version of the code, a locked database, a cancel while publishing."""
 
+import json
 import multiprocessing
 import os
 import sqlite3
@@ -13,11 +14,13 @@ import pytest
 
 from demo.loopback_hub import LoopbackHub
 from hub.client import Hub
-from jobs.job import STAGES, JobFolder, JobSpec
+from jobs.job import STAGES, JobFailed, JobFolder, JobSpec, write_atomically
 from jobs.service import JobService
 from jobs.settle import GIVE_UP, give_up, is_hopeless, settle, words
-from jobs.store import StoreAway
+from jobs.store import Store, StoreAway
+from jobs.workflow import Runner
 from merging.recipe import recipe_from_dict
+from settings import Settings
 from tests.jobs.processes import RECIPE, ROOT, SECRET, TOKEN, Workers, ended, in_merge, queue, trace, wait_for
 from tests.tiny_models import save_tiny
 
@@ -49,6 +52,20 @@ def test_a_job_in_flight_ends_under_a_new_version(workers: Workers, service: Job
     assert trace(workers.home, "job3") == ["pin", "inspect", *before[1:]]
     assert [stage.name for stage in service.get(waiting, "ann").stages] == list(STAGES)
     assert [stage.name for stage in service.get("job3", "bob").stages] == list(new)
+
+
+def test_a_merge_that_gets_on_is_not_blamed_for_its_workers_end(tmp_path: Path) -> None:
+    """A long one may be interrupted as often as it likes, as long as each start finishes another shard."""
+    settings = Settings(home=tmp_path)
+    runner, folder = Runner(settings, Store(settings), "host:0"), JobFolder(tmp_path, "job1")
+    folder.create()
+    for shards in range(5):
+        write_atomically(folder.journal, json.dumps({"shards": dict.fromkeys(map(str, range(shards)), "")}))
+        runner._count_start("merge", folder)
+    for _ in range(2):
+        runner._count_start("merge", folder)
+    with pytest.raises(JobFailed, match="This job ended its worker 3 times: each time in the stage merge"):
+        runner._count_start("merge", folder)
 
 
 def hold_write_lock(path: str, seconds: float) -> None:
