@@ -3,9 +3,9 @@
 A column that is not named is guessed by its usual names and by what it holds.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def load_labelled(
     columns = columns_of(first, source.classes, wish, by_word=by_word, labelled=labelled)
     found: list[Example] = []
     unlabelled = 0
-    for row in _chain(first, rows):
+    for row in chain([first], rows):
         example = _example(row, columns, source.classes.get(columns.label, ()), by_word)
         if not example.text:
             continue
@@ -139,8 +139,3 @@ def _name(value: Any, classes: Sequence[str]) -> str | None:
 
 def _items(value: Any) -> list[Any]:
     return value.split() if isinstance(value, str) else list(value or [])
-
-
-def _chain(first: Mapping[str, Any], rest: Iterator[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    yield first
-    yield from rest

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hub.datasets import is_local
 from hub.labelled import Labelled, load_labelled
@@ -25,6 +25,9 @@ from merging.plan import make_plan
 from merging.progress import Progress
 from merging.recipe import EvaluationSet, Recipe
 
+if TYPE_CHECKING:  # it imports transformers
+    from merging.evaluation.comparison import Candidate
+
 
 def evaluate(context: StageContext) -> Steps:
     """Fill `evaluation` of the report: figures, or one sentence why there are none. See docs/evaluation.md."""
@@ -35,7 +38,8 @@ def evaluate(context: StageContext) -> Steps:
         except MergeError as error:
             found = _without_figures(error.problem, began)
         except Exception as error:  # of a library, on a model or data of strangers
-            print(scrub("".join(traceback.format_exception(error)), str(context.hub.token or "")), file=sys.stderr)
+            if context.publishes:  # a job: this goes to its log
+                print(scrub("".join(traceback.format_exception(error)), str(context.hub.token or "")), file=sys.stderr)
             found = _without_figures(Problem("The evaluation failed", type(error).__name__, "See the log"), began)
         _note(folder, found)
     shutil.rmtree(folder.evaluation, ignore_errors=True)
@@ -98,7 +102,8 @@ def read_set(context: StageContext, number: int, kind: str) -> Labelled:
             files_allowed=context.folders_allowed or wish.is_handed_over,
         )
     except InputError as error:
-        raise InputError.of(replace(p, what=p.what.replace(str(path), "The text")) for p in error.problems) from None
+        told = wish.title if is_local(wish.data) else wish.data  # never a path of this machine
+        raise InputError.of(replace(p, what=p.what.replace(source.data, told)) for p in error.problems) from None
     rows = [example.as_dict() for example in found.examples]
     write_atomically(kept, json.dumps({"rows": rows, "revision": found.revision, "unlabelled": found.unlabelled}))
     return found
@@ -153,7 +158,7 @@ def _bring(context: StageContext, parents: Sequence[Parent]) -> Generator[Progre
 
 def _average(
     context: StageContext, parents: Sequence[Parent], notes: list[str]
-) -> Generator[Progress, None, list[Any]]:
+) -> Generator[Progress, None, list["Candidate"]]:
     """The parents' plain average as candidates, made in the job's folder; none where the merge is one."""
     from merging.engine import merge
     from merging.evaluation.comparison import Candidate
@@ -172,7 +177,7 @@ def _average(
     return [Candidate("average", "Average", out / folder, folder) for folder in _folders(plan.as_dict())]
 
 
-def _parents(context: StageContext) -> list[Any]:
+def _parents(context: StageContext) -> list["Candidate"]:
     from merging.evaluation.comparison import Candidate
 
     found = []
@@ -184,7 +189,7 @@ def _parents(context: StageContext) -> list[Any]:
     return found
 
 
-def _merged(context: StageContext) -> list[Any]:
+def _merged(context: StageContext) -> list["Candidate"]:
     from merging.evaluation.comparison import Candidate
 
     out, plan = context.folder.output, read_json(context.folder.plan)

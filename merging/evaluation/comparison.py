@@ -20,7 +20,7 @@ from merging.evaluation.ensembles import instance_wise, of_logits
 from merging.evaluation.facts import Example, label_names, wanted_kind
 from merging.evaluation.kind import Answering, Kind, unwatched
 from merging.evaluation.kinds import KINDS, kind_of
-from merging.evaluation.labels import fits, match_labels
+from merging.evaluation.labels import fits, fold, match_labels
 from merging.loading import Loaded, load
 from merging.progress import Progress
 from merging.recipe import EvaluationSet
@@ -232,8 +232,8 @@ class Comparison:
         if logits:
             found.append((Candidate("ensemble", "Ensemble of logits", nobody), logits))
         else:
-            only = members[0].title if members else "no parent"
-            self.notes.append(f"{title}: no ensemble of logits, for {only} alone has these labels.")
+            why = "the parents' tokenizers differ" if len(members) > 1 else f"{members[0].title} alone has these labels"
+            self.notes.append(f"{title}: no ensemble of logits, for {why}.")
         near = [read[own] for own in question.wide if read[own].closeness is not None]
         wise = instance_wise(near)
         if wise:
@@ -247,10 +247,10 @@ class Comparison:
     def _members(self, question: "_Question") -> list[Candidate]:
         """The parents with the labels of the head that answers."""
         first = next((own for own in question.fitting if own.task == question.head), question.fitting[0])
-        wanted = {label.casefold() for label in label_names(first.config)} if question.kind.labelled else set()
-        if not wanted:
+        if not question.kind.labelled:
             return list(question.fitting)
-        return [own for own in question.fitting if {name.casefold() for name in label_names(own.config)} == wanted]
+        wanted = set(map(fold, label_names(first.config)))
+        return [own for own in question.fitting if set(map(fold, label_names(own.config))) == wanted]
 
 
 class _OneModel:

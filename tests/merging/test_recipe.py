@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 
 from merging.errors import InputError
-from merging.recipe import Recipe, distinctive, recipe_from_dict, recipe_from_link, recipe_from_yaml, valid_repo_id
+from merging.recipe import (
+    HANDED_OVER,
+    Recipe,
+    distinctive,
+    recipe_from_dict,
+    recipe_from_link,
+    recipe_from_yaml,
+    valid_repo_id,
+)
 
 GOOD = """
 merge_method: regmean
@@ -288,3 +296,23 @@ def test_what_a_model_learnt_may_be_taken_away(method: str) -> None:
     models = [{"model": f"a/m{weight}", "parameters": {"weight": weight}} for weight in (1, -1)]
     wish = {"merge_method": method, "base_model": "a/b", "models": models, "parameters": {"normalize": True}}
     assert recipe_from_dict(wish).effective_weights == (1, -1)
+
+
+def test_evaluation_sets_are_strict_data() -> None:
+    """They survive YAML and a link; a misspelt field is named by its place; the title is the name or the data's."""
+    data = {
+        "merge_method": "average",
+        "models": ["a/one", "a/two"],
+        "evaluate": [{"data": "ann/reviews:test", "in_domain": ["one"], "labels": {"1": "bad"}}, {"data": HANDED_OVER}],
+    }
+    recipe = recipe_from_dict(data)
+    assert recipe_from_yaml(recipe.to_yaml()) == recipe
+    assert recipe_from_link(recipe.to_link()).evaluate == recipe.evaluate
+    assert [(one.title, one.is_handed_over) for one in recipe.evaluate] == [
+        ("reviews:test", False),
+        ("uploaded text", True),
+    ]
+    with pytest.raises(InputError) as error:
+        recipe_from_dict(data | {"evaluate": [{"data": "ann/x", "lables": {}}]})
+    assert error.value.problem.where == "evaluate.0.lables"
+    assert "Did you mean labels?" in str(error.value)
