@@ -2,14 +2,16 @@
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from dbos import DBOSClient
 from dbos._sys_db import WorkflowStatus
 
-from jobs.job import JobFolder, JobSpec
+from jobs.job import JobFailed, JobFolder, JobSpec
 from jobs.settle import is_unsettled
 from jobs.store import ACTIVE, ENDED, QUEUE, VERSION, WORKFLOW, Store
+
+SWEPT_AT_A_TIME = 200
 
 
 def executors(client: DBOSClient) -> set[str]:
@@ -44,6 +46,31 @@ def clean_expired(store: Store, client: DBOSClient, keep_days: int, now: float |
     return len(expired)
 
 
+def sweep_folders(store: Store, client: DBOSClient, older_than: float = 3600.0, now: float | None = None) -> int:
+    """Delete the folders of jobs that are in no record, and give back the disk of those that have ended.
+
+    Both are left where a process was killed just then, or where another machine took the job over. Nothing is touched
+    that changed within `older_than` seconds. Returns how many folders went.
+    """
+    before = (time.time() if now is None else now) - older_than
+    places = store.home / "jobs"
+    old = [one.name for one in places.iterdir() if one.lstat().st_mtime < before] if places.is_dir() else []
+    found = {}
+    for start in range(0, len(old), SWEPT_AT_A_TIME):
+        ids = old[start : start + SWEPT_AT_A_TIME]
+        found |= {one.workflow_id: one for one in client.list_workflows(workflow_ids=ids, load_input=False)}
+    gone = [id for id in old if id.isalnum() and id not in found]
+    for id in gone:
+        JobFolder(store.home, id).remove()
+    for id, status in found.items():
+        if status.status in ENDED:
+            kept = isinstance(status.error, JobFailed) and status.error.kept
+            folder = JobFolder(store.home, id)
+            if not kept and not is_unsettled(folder):
+                folder.free()
+    return len(gone)
+
+
 def sweep_tokens(
     store: Store,
     client: DBOSClient,
@@ -58,7 +85,8 @@ def sweep_tokens(
     refs = store.tokens.refs(older_than)
     if not refs:
         return 0
-    found = {status.workflow_id: status for status in client.list_workflows(workflow_ids=refs, load_output=False)}
+    known: Sequence[WorkflowStatus] = client.list_workflows(workflow_ids=refs, load_output=False)
+    found = {status.workflow_id: status for status in known}
     gone = sorted(ref for ref in refs if ref not in found or found[ref].status not in ACTIVE)
     for ref in gone:
         folder, status = JobFolder(store.home, ref), found.get(ref)

@@ -23,7 +23,7 @@ from jobs.child import COMMAND, keep_memory_private
 from jobs.store import QUEUE, ExecutorLock, Store, executor_id
 from jobs.takeover import LockLost, TakeOver, reason_of
 from jobs.turns import take_turns
-from jobs.upkeep import clean_expired, stranded, sweep_tokens
+from jobs.upkeep import clean_expired, stranded, sweep_folders, sweep_tokens
 from jobs.workflow import Runner
 from merging.device import pick_device
 from merging.errors import InputError
@@ -63,7 +63,7 @@ def run_worker(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     if beside_page:
-        threading.Thread(target=lambda: (sys.stdin.read(), stop.set()), daemon=True).start()
+        threading.Thread(target=_stop_with_page, args=(stop,), daemon=True).start()
     runner = Runner(settings, store, executor, command)
     take_turns()
     DBOS(config=store.config(executor))
@@ -83,6 +83,12 @@ def run_worker(
     log.info("worker %s waits for jobs", executor)
     stop.wait()
     _end(runner, 0)
+
+
+def _stop_with_page(stop: threading.Event) -> None:
+    """Stop when nobody holds the other end of stdin any more."""
+    sys.stdin.read()
+    stop.set()
 
 
 def _end(runner: Runner, status: int) -> NoReturn:
@@ -139,6 +145,7 @@ def _upkeep(settings: Settings, store: Store, runner: Runner, takeover: TakeOver
             log.warning("no worker of this version can run job %s", id)
         if time.monotonic() - cleaned > CLEAN_EVERY or not cleaned:
             clean_expired(store, client, settings.keep_days)
+            sweep_folders(store, client)
             cleaned = time.monotonic()
 
     return work
