@@ -55,7 +55,7 @@ def sweep_folders(store: Store, client: DBOSClient, older_than: float = 3600.0, 
     before = (time.time() if now is None else now) - older_than
     places = store.home / "jobs"
     old = [one.name for one in places.iterdir() if one.lstat().st_mtime < before] if places.is_dir() else []
-    found = {}
+    found: dict[str, WorkflowStatus] = {}
     for start in range(0, len(old), SWEPT_AT_A_TIME):
         ids = old[start : start + SWEPT_AT_A_TIME]
         found |= {one.workflow_id: one for one in client.list_workflows(workflow_ids=ids, load_input=False)}
