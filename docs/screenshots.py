@@ -89,7 +89,8 @@ def take(browser: Browser, url: str, user: str, models: Sequence[str], sets: Seq
             )
             page, phone, end = context.new_page(), width < 500, f"{scheme}-{width}"
             sign_in(page, url, user)
-            page.wait_for_selector("#offers a, #about p")
+            if user == "demo":
+                page.wait_for_selector("#offers a")
             shoot(page, f"empty-{end}")
             if not merged:
                 fill(page, f"{url}/?recipe={links['average']}")

@@ -23,13 +23,13 @@ from ui.preview_picture import PreviewPictures
 from ui.previews import PICTURE, TITLE, LinkPreview
 from ui.request_log import RequestLog
 from ui.security import Guard
+from ui.shell import header_html
 from ui.statistics_page import StatisticsPage
 from ui.uploads import UploadLimit, Uploads
 
 HERE = Path(__file__).parent
 SYSTEM_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
-NAVIGATION = (("Merge", "/"), ("Jobs", "/jobs"), ("Statistics", "/statistics"), ("Methods", "/methods"))
 UPLOAD_LIMIT = "6mb"  # more than `jobs.text` takes, whose sentence is better
 AT_A_TIME = 16  # events of one kind: most of them wait for the Hub, not for this machine
 WAITING = 2000  # events that may wait for their turn; more are refused
@@ -171,18 +171,6 @@ def _header(desk: Desk, blocks: gr.Blocks, here: str) -> None:
             gr.LoginButton(
                 "Sign in with Hugging Face", logout_value="Sign out ({})", size="sm", elem_id="sign-in", scale=0
             )
-
-
-def header_html(here: str) -> str:
-    """Brand and navigation."""
-    links = "".join(
-        f'<a href="{path}"{current}>{name}</a>'
-        for name, path in NAVIGATION
-        for current in (' aria-current="page"' if path == here else "",)
-    )
-    brand = '<a class="mm-brand" href="/"><span aria-hidden="true">⋈</span> Merge My Models</a>'
-    alone = '<a class="mm-alone" href="/" target="_blank" rel="noopener">Open outside of this frame, to sign in</a>'
-    return f'<header>{brand}<nav aria-label="Pages">{links}</nav>{alone}</header>'
 
 
 def user_html(name: str) -> str:

@@ -275,5 +275,5 @@ def snippet(words: str, what: str, limit: int = 20_000) -> str:
 
 
 def copy_button(words: str) -> str:
-    """A button that copies the text above it, or the page's address where there is none (`ui.previews.HEAD`)."""
+    """A button that copies the text above it, or the page's address where there is none (`ui.shell.SCRIPT`)."""
     return f'<button type="button" class="mm-copy">{text(words)}</button>'
