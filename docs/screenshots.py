@@ -101,6 +101,7 @@ def take(browser: Browser, url: str, user: str, models: Sequence[str], sets: Seq
             if not merged:
                 merged = run_job(page, "three-skills", "job")
             page.goto(f"{url}/jobs")
+            page.wait_for_selector("#jobs a")
             addresses = [link.get_attribute("href") or "" for link in page.locator("#jobs a").all()[:2]]
             page.goto(f"{url}{addresses[0]}&with={addresses[1].partition('=')[2]}")
             page.wait_for_selector("#job-figures .mm-bar")

@@ -32,7 +32,7 @@ NEED_NAMES = {"gram": "Gram statistics", "fisher": "Fisher statistics", "base": 
 
 def text(value: object, limit: int = 300) -> str:
     """Anything as text that HTML leaves alone, at most `limit` characters of it."""
-    words = str(value)
+    words = str(value).encode(errors="replace").decode()
     return html.escape(words if len(words) <= limit else words[: limit - 1] + "…")
 
 
@@ -128,7 +128,7 @@ def model_row(
     Whoever collects what is missing finds the way back to the `recipe`.
     """
     repo_id, _, revision = model.partition("@")
-    name = link(f"{hub_url}/{quote(repo_id)}", repo_id, css="mm-model")
+    name = link(f"{hub_url}/{quote(repo_id, errors='replace')}", repo_id, css="mm-model")
     pinned = f' <code title="pinned revision">{text(revision[:8])}</code>' if revision else ""
     chips = [f'<span class="mm-chip mm-share">{text(share)}</span>'] if share else []
     if parent is not None:
@@ -221,6 +221,8 @@ def _facts(plan: Plan, private: bool) -> str:
         "Disk needed": f"at most {size(plan.disk_bytes)} at a time",
         "Visibility": "private repo" if private else "public repo",
     }
+    if plan.recipe.evaluate:
+        rows["Evaluated on"] = ", ".join(one.title for one in plan.recipe.evaluate)
     return definitions(rows)
 
 
