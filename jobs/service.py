@@ -30,7 +30,7 @@ from jobs.turns import line
 from jobs.upkeep import clean_expired, is_stranded, stranded
 from jobs.verify import verifiable
 from jobs.verify_result import Verification, kept
-from merging.errors import InputError, Problem
+from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress
 from merging.recipe import Recipe
 from merging.wish import StatisticsWish
@@ -162,7 +162,14 @@ class JobService:
             return known
         new_id = job_id(user, found.wish.to_yaml(), nonce or uuid.uuid4().hex)
         self._limits.check_bytes(user, found.disk_bytes, found.moved)
-        queued = self._queue(hub, user, new_id, found.wish.to_yaml())
+        folder = self._folder(new_id)
+        folder.create()
+        folder.append_log("pin", f"It {found.words}")  # its first line
+        try:
+            queued = self._queue(hub, user, new_id, found.wish.to_yaml())
+        except MergeError:
+            folder.remove()
+            raise
         self._limits.note(new_id, user, found.moved)
         return queued
 
@@ -278,11 +285,20 @@ class JobService:
         """Whether the jobs lie on this machine's own disk, which a Space loses at each restart."""
         return self._store.is_sqlite
 
-    @answers
+    @property
+    def expiry(self) -> str:
+        """When goes what is kept here, in one sentence for its owners."""
+        days, hours = self._settings.keep_days, self._settings.upload_hours
+        return (
+            f"Jobs, their logs and results that wait to be published are deleted {days} day{'s' * (days != 1)} after "
+            f"their end, uploads after {hours} hour{'s' * (hours != 1)}, texts handed over with a job at its end."
+        )
+
     def not_ready(self) -> Sequence[str]:
         """Why jobs cannot be taken or done now, one sentence each; empty when all is well."""
         return self._readiness.reasons()
 
+    @answers
     def worker_alive(self) -> bool:
         """False when queued jobs wait for nobody."""
         return a_worker_lives(self._store)

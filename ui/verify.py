@@ -35,7 +35,7 @@ class VerifySection:
         page.load(self._open, None, opened, **QUIET)
         pressed = [self.nonce, self.note, self.button, *self.view.outputs]
         self.button.click(self._verify, [self.repo_id, self.nonce], pressed, **QUIET)
-        ended = [self.told, self.button, self.view.status, self.view.log_box]
+        ended = [self.told, self.note, self.button, self.view.status, self.view.log_box]
         self.view.status.change(self._ended, [self.repo_id, self.view.id], ended, **QUIET)
         self.view.wire()
 
@@ -66,7 +66,12 @@ class VerifySection:
                 return {self.note: render.problems(error.problems)}
             except MergeError as error:
                 return {self.note: render.problems([error.problem])}
-            shown: Updates = {self.note: "", self.nonce: uuid.uuid4().hex, self.button: gr.Button(interactive=False)}
+            said = self._desk.log(job.id, hub)  # at first, what it will take
+            shown: Updates = {
+                self.note: render.notice(f"{said[0]['message']}.") if said else "",
+                self.nonce: uuid.uuid4().hex,
+                self.button: gr.Button(interactive=False),
+            }
             return shown | self.view.show(job, hub, request)
 
     def _ended(self, repo_id: str, id: str, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
@@ -81,5 +86,5 @@ class VerifySection:
             except MergeError:
                 return {self.told: gr.skip()}  # the view says so
             if job.status == "done":
-                shown |= {self.view.status: "", self.view.log_box: gr.Accordion(visible=False)}
+                shown |= {self.note: "", self.view.status: "", self.view.log_box: gr.Accordion(visible=False)}
             return shown

@@ -48,7 +48,7 @@ def test_a_merge_is_tried_by_anybody_and_verified_by_a_person(site: Any, page: P
     api.upload_file(repo_id=published, path_or_fileobj=b"1", path_in_repo="more.txt")
     page.wait_for_timeout(3500)  # what the parts of a page ask for is asked once in three seconds
     page.goto(address)
-    expect(page.locator("#verified")).to_contain_text("Sign in to verify it.")
+    expect(page.locator("#merged")).to_contain_text("RegMean of 3 models")
     expect(badge).to_have_count(0)
     api.update_repo_settings(published, private=True)
     page.wait_for_timeout(3500)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -126,6 +127,8 @@ def test_a_job_finds_a_merge_identical_for_that_commit_alone(
     assert service.submit_verification("ann/merged", scene.ann).id == job.id
     assert (job.purpose, job.repo_id, job.models) == ("verify", "ann/merged", (f"ann/merged@{commit}",))
     assert tuple(stage.name for stage in job.stages) == VERIFY_STAGES
+    (line,) = service.log(job.id, "ann")
+    assert re.fullmatch(r"It downloads .* of published weights, needs at most .* of disk at a time", line["message"])
     workers.start(fake=False, endpoint=scene.hub.url)
     job = ended(service, job.id, "ann", 100)
     assert (job.status, job.error, job.url) == ("done", "", "")
