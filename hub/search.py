@@ -3,17 +3,19 @@
 import hashlib
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from huggingface_hub import ModelInfo
 
-from hub.client import Hub, explained
+from hub.client import Hub, HubUnavailable, explained
 
 MINIMUM = 2  # characters before anything is asked
 KEEP_SECONDS = 60.0
 KEEP_ANSWERS = 512
+WINDOW = 300.0  # seconds over which the Hub counts calls
+MOST_ASKED = 300  # questions of one person in that time: of 1,000 calls that a free account has, 500 without one
 FIELDS = ["pipeline_tag", "config", "cardData", "downloads", "private"]
 
 
@@ -29,6 +31,30 @@ class Hit:
     private: bool = False
 
 
+class _Pace:
+    """How often each person has asked lately. People who are not signed in share one address, and so one count."""
+
+    def __init__(self) -> None:
+        self._asked: OrderedDict[str, deque[float]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, hub: Hub) -> None:
+        """One more question. Raises HubUnavailable when there were too many."""
+        who = hashlib.sha256(f"{hub.url}\0{hub.token}".encode()).hexdigest()
+        now = time.monotonic()
+        with self._lock:
+            times = self._asked.setdefault(who, deque())
+            self._asked.move_to_end(who)
+            while times and now - times[0] > WINDOW:
+                times.popleft()
+            if len(times) >= MOST_ASKED:
+                why = f"{MOST_ASKED} in five minutes, and the Hub counts them"
+                raise HubUnavailable("Too many searches", why, "Wait a minute, or paste owner/name")
+            times.append(now)
+            while len(self._asked) > KEEP_ANSWERS:
+                self._asked.popitem(last=False)
+
+
 class _Answers:
     """Recent answers, each kept for the one that asked: the key holds a hash of the token, never the token."""
 
@@ -42,6 +68,7 @@ class _Answers:
             when, hits = self._kept.get(key, (0.0, []))
         if time.monotonic() - when < KEEP_SECONDS and when:
             return hits
+        _pace.take(hub)
         hits = ask()
         with self._lock:
             self._kept[key] = (time.monotonic(), hits)
@@ -51,6 +78,7 @@ class _Answers:
         return hits
 
 
+_pace = _Pace()
 _answers = _Answers()
 
 

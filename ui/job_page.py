@@ -35,6 +35,7 @@ class JobPage:
         fragment("<h2>My jobs</h2>")
         if self._desk.forgets:
             fragment(render.notice(FORGETS))
+        fragment(f'<p class="mm-quiet">{self._desk.service.expiry}</p>', elem_id="expiry")
         with gr.Row(elem_classes="mm-columns"):
             with gr.Column(scale=2):
                 self.list = fragment(elem_id="jobs")

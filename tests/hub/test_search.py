@@ -1,7 +1,10 @@
 """Finding models while somebody types."""
 
+import pytest
+
 from demo.loopback_hub import LoopbackHub
-from hub.client import Hub
+from hub import search
+from hub.client import Hub, HubUnavailable
 from hub.search import fine_tunes_of, search_models
 from tests.hub.helpers import Models, Put, SignIn
 
@@ -54,3 +57,18 @@ def test_fine_tunes_of_a_base_are_found(ann: Hub, put: Put, tiny: Models) -> Non
     put(ann, "ann/other", tiny())
     assert [hit.repo_id for hit in fine_tunes_of(ann, "ann/base")] == ["ann/one"]
     assert fine_tunes_of(ann, "no-owner") == []
+
+
+def test_nobody_uses_up_what_the_hub_allows(hub: LoopbackHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many searches of one person in five minutes, kept answers not counted; others are not held up."""
+    monkeypatch.setattr(search, "MOST_ASKED", 3)
+    hub.add_user("ann")
+    ann, other = Hub(hub.url, hub.add_token("ann")), Hub(hub.url, hub.add_token("ann"))
+    for letters in ("aa", "ab", "ac", "aa"):
+        search_models(ann, letters)
+    hub.reset_counters()
+    with pytest.raises(HubUnavailable, match="Too many searches: 3 in five minutes"):
+        search_models(ann, "ad")
+    assert hub.counters()["requests"] == {}
+    search_models(ann, "ab")
+    search_models(other, "ad")

@@ -15,6 +15,9 @@ from tests.tiny_models import save_tiny
 from ui.desk import Desk, Turns
 from ui.security import Access
 
+CALLS_PER_MODEL = 2  # of the API: may it be read, and what is in it
+FILES_PER_MODEL = 7  # config, tokenizer's small files, length and header of the weights
+
 
 @pytest.fixture
 def desk(hub: LoopbackHub, tmp_path: Path) -> Iterator[Desk]:
@@ -92,3 +95,19 @@ def test_another_base_is_another_question(hub: LoopbackHub, desk: Desk, tmp_path
     before = sum(hub.counters()["requests"].values())
     desk.preview(on("ana/base"), ana)
     assert sum(hub.counters()["requests"].values()) == before
+
+
+def test_a_preview_costs_a_bounded_number_of_calls(hub: LoopbackHub, desk: Desk) -> None:
+    """For each model two calls of the API and a few small files, however often its weights are changed afterwards."""
+    ana = Hub(hub.url, hub.add_token("ana"))
+    hub.reset_counters()
+    desk.preview(a_recipe(repo_id="ana/merged"), ana)
+    requests = hub.counters()["requests"]
+    of_models = sum(count for route, count in requests.items() if route.startswith("GET /api/models/{owner}"))
+    files = sum(count for route, count in requests.items() if "/resolve/" in route)
+    assert of_models <= 2 * CALLS_PER_MODEL + 1  # and whether the name is free
+    assert files <= 2 * FILES_PER_MODEL
+    assert sum(requests.values()) <= 2 * (CALLS_PER_MODEL + 2 * FILES_PER_MODEL) + 2  # a redirect each; who asks
+    for weight in range(20):
+        desk.preview(a_recipe(weight, repo_id="ana/merged"), ana)
+    assert sum(hub.counters()["requests"].values()) <= sum(requests.values()) + 20

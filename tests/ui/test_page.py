@@ -117,6 +117,9 @@ def test_foreign_origins_and_hosts_are_refused(site: Site, headers: dict[str, st
 def test_pages_and_health_answer(site: Site) -> None:
     """All routes, with no address of another site that a browser would load."""
     assert httpx.get(f"{site.url}/health").json()["status"] == "ok"
+    found = httpx.get(f"{site.url}/ready").json()
+    assert found["ready"] == (found["reasons"] == [])
+    assert found["reasons"] in ([], ["No worker is running."])  # it may be starting
     for path in ("/", "/jobs", "/methods", "/model?id=ana/x", "/?recipe=broken", "/?model=ana/x"):
         answer = httpx.get(site.url + path)
         assert answer.status_code == 200

@@ -1,0 +1,65 @@
+"""Folders that a killed process left behind are found: no job's disk is held by nobody."""
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from jobs.job import JobFailed, JobFolder
+from jobs.service import JobService
+from jobs.upkeep import sweep_folders
+from merging.errors import Problem
+from settings import Settings
+from tests.jobs.processes import queue
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[JobService]:
+    """The jobs of an empty home without a worker."""
+    running = JobService(Settings(home=tmp_path / "home"))
+    yield running
+    running.close()
+
+
+def left_by(service: JobService, id: str, *, hours: float = 2) -> JobFolder:
+    """The folder of a job with a fetched model and an output in it, as a kill leaves it."""
+    folder = JobFolder(service._store.home, id)
+    for path in (folder.parent(0), folder.output):
+        path.mkdir(parents=True)
+        (path / "model.safetensors").write_bytes(b"x" * 1000)
+    folder.append_log("merge", "merge started")
+    os.utime(folder.path, (time.time() - hours * HOUR,) * 2)
+    return folder
+
+
+def failed(service: JobService, id: str, *, kept: bool) -> None:
+    """Write into the job store that the job failed, and whether it can go on."""
+    error = service._store.serializer.serialize(JobFailed(Problem("x"), "publish", kept))
+    database = service._client._sys_db
+    jobs = database.tables.workflow_status
+    with database.engine.begin() as connection:
+        found = {"status": "ERROR", "error": error, "serialization": service._store.serializer.name()}
+        connection.execute(sa.update(jobs).where(jobs.c.workflow_uuid == id).values(**found))
+
+
+def test_what_nobody_needs_is_deleted_and_nothing_else(service: JobService) -> None:
+    """A folder without a job goes whole; an ended job keeps its log; waiting, kept and fresh ones keep everything."""
+    for id in ("waiting", "cancelled", "failed", "kept"):
+        queue(service, id)
+    service.cancel("cancelled", "ann")
+    failed(service, "failed", kept=False)
+    failed(service, "kept", kept=True)
+    folders = {id: left_by(service, id) for id in ("waiting", "cancelled", "failed", "kept", "nobodys")}
+    fresh = left_by(service, "fresh", hours=0.5)
+    assert sweep_folders(service._store, service._client) == 1
+    assert not folders["nobodys"].path.exists()
+    for id in ("cancelled", "failed"):
+        assert folders[id].log.exists()
+        assert folders[id].size < 1000
+    for folder in (folders["waiting"], folders["kept"], fresh):
+        assert folder.size > 2000

@@ -1,0 +1,161 @@
+"""What keeps a service up: readiness with reasons, pages made once, uploads bounded, requests without secrets."""
+
+import json
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.testclient import TestClient
+
+from jobs import ready
+from jobs.logs import JsonLines
+from jobs.service import JobService
+from settings import Settings
+from ui.kept import MOST, KeptPages
+from ui.request_log import RequestLog
+from ui.uploads import REFUSAL, UploadLimit, Uploads
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[JobService]:
+    """The jobs of a home without a worker."""
+    running = JobService(Settings(home=tmp_path / "home"))
+    yield running
+    running.close()
+
+
+def test_a_service_says_why_it_is_not_ready(
+    service: JobService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No worker; a full disk; a job store that somebody else has locked, which keeps nobody waiting for long."""
+    assert service.not_ready() == ("No worker is running.",)
+    monkeypatch.setattr(service._readiness, "_reserve", 1 << 60)
+    assert [sentence[:32] for sentence in service.not_ready()] == [
+        "No worker is running.",
+        "The disk of this service is full",
+    ]
+    lock = service._store.executor_lock("other:0")
+    assert lock.acquire()
+    monkeypatch.setattr(service._readiness, "_reserve", 1)
+    assert service.not_ready() == ()
+    lock.release()
+    monkeypatch.setattr(ready, "PATIENCE", 0.3)
+    other = sqlite3.connect(tmp_path / "home" / "jobs.sqlite", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    began = time.monotonic()
+    assert service.not_ready() == service.not_ready() == ("The job store does not answer.",)
+    assert time.monotonic() - began < 2
+    other.execute("ROLLBACK")
+    other.close()
+    monkeypatch.setattr(ready, "PATIENCE", 20)  # for the look that is under way
+    assert service.not_ready() == ("No worker is running.",)
+
+
+class Framework:
+    """An application that counts how often it made a page."""
+
+    def __init__(self) -> None:
+        self.made = 0
+        self.app = FastAPI()
+        self.app.add_middleware(KeptPages)
+
+        @self.app.get("/")
+        @self.app.get("/jobs")
+        def page(request: Request) -> HTMLResponse:
+            self.made += 1
+            answer = HTMLResponse(f"page {self.made} at {request.url.netloc}")
+            if "cookie-please" in request.headers:
+                answer.set_cookie("a", "b")
+            return answer
+
+        @self.app.get("/config")
+        def config() -> JSONResponse:
+            self.made += 1
+            return JSONResponse({"made": self.made})
+
+
+def test_a_page_is_made_once_for_each_address() -> None:
+    """Whatever its query; what sets a cookie, other pages by query, and all that is no page are made anew."""
+    framework = Framework()
+    client = TestClient(framework.app)
+    first = client.get("/").text
+    assert client.get("/", params={"recipe": "x"}).text == first
+    assert framework.made == 1
+    assert client.get("/jobs").text != first
+    assert client.get("/", headers={"host": "other"}).text == "page 3 at other"
+    assert client.get("/", params={"page": "jobs"}).text != first
+    assert client.get("/config").json() != client.get("/config").json()
+    assert framework.made == 6
+    for number in range(MOST):
+        client.get("/", headers={"host": f"stranger{number}"})
+    assert client.get("/").text != first
+    framework = Framework()
+    client = TestClient(framework.app)
+    asking = {"cookie-please": "1"}
+    assert client.get("/", headers=asking).text != client.get("/", headers=asking).text
+
+
+def test_uploads_are_bounded_and_expire(tmp_path: Path) -> None:
+    """A full folder refuses the next one in a sentence; what is an hour old goes, whoever left it; nothing else."""
+    uploads = Uploads(tmp_path / "uploads", most=1000, hours=1)
+    app = FastAPI()
+    app.add_middleware(UploadLimit, uploads=uploads)
+    taken: list[int] = []
+
+    @app.post("/gradio_api/upload")
+    async def upload(request: Request) -> JSONResponse:
+        taken.append(len(await request.body()))
+        return JSONResponse({})
+
+    client = TestClient(app)
+    assert client.post("/gradio_api/upload", content=b"x").status_code == 200
+    folder = tmp_path / "uploads" / "abc"
+    folder.mkdir()
+    (folder / "text.csv").write_bytes(b"x" * 1000)
+    refused = client.post("/gradio_api/upload", content=b"x")
+    assert (refused.status_code, refused.text) == (413, REFUSAL)
+    assert taken == [1]
+    assert uploads.sweep() == 0
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "uploads" / "link").symlink_to(outside)
+    for path in (folder, tmp_path / "uploads" / "link"):
+        os.utime(path, (1, 1), follow_symlinks=False)
+    assert uploads.sweep() == 2
+    assert not folder.exists()
+    assert outside.is_dir()
+    assert client.post("/gradio_api/upload", content=b"x").status_code == 200
+    full = Uploads(tmp_path / "uploads", most=1000, hours=1, reserve=1 << 60)
+    assert full.full
+
+
+def test_a_request_is_one_line_without_query_or_ids(caplog: pytest.LogCaptureFixture) -> None:
+    """A recipe in a link, a session's id, a file's name: none of them is written."""
+    app = FastAPI()
+    app.add_middleware(RequestLog)
+
+    @app.get("/{path:path}")
+    def any_path(path: str) -> JSONResponse:
+        return JSONResponse({}, 500 if path == "broken" else 200)
+
+    client = TestClient(app)
+    caplog.set_level(logging.INFO, "request")
+    paths = ("/?recipe=SECRET", "/gradio_api/heartbeat/SECRET", "/gradio_api/file=/tmp/SECRET", "/model?id=SECRET")
+    for path in (*paths, "/assets/x.js", "/health", "/broken"):
+        client.get(path)
+    lines = [json.loads(JsonLines().format(record)) for record in caplog.records if record.name == "request"]
+    assert [(line["path"], line["status"], line["level"]) for line in lines] == [
+        ("/", 200, "info"),
+        ("/gradio_api/heartbeat", 200, "info"),
+        ("/gradio_api/file", 200, "info"),
+        ("/model", 200, "info"),
+        ("/broken", 500, "warning"),
+    ]
+    assert "SECRET" not in json.dumps(lines)
+    assert all(line["method"] == "GET" and line["seconds"] >= 0 for line in lines)
