@@ -185,7 +185,7 @@ class Person:
 
     async def _ask(self, event: dict[str, Any], body: dict[str, Any]) -> list[Any]:
         if not event["queue"]:
-            return (await self._post(f"run/{event['api_name']}", body))["data"]
+            return (await self._post("run/predict", body))["data"]
         id = (await self._post("queue/join", body))["event_id"]
         if id in self.early:
             done = self.early.pop(id)
