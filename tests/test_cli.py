@@ -23,6 +23,7 @@ from tests.tiny_models import save_tiny, sentences
 
 pytestmark = pytest.mark.slow  # a process for each command
 ROOT = Path(__file__).parents[1]
+PUBLIC = ("README.md", "merge-report.json", "recipe.yaml")
 
 
 class Shell:
@@ -311,6 +312,33 @@ def test_evaluate(shell: Shell) -> None:
     assert "Ensemble of logits" in shown
     done = shell.run("evaluate", "./one", "--data", "rows.jsonl", "--label-column", "nope", rc=2)
     assert (done.stdout, "has no column 'nope'" in done.stderr) == ("", True)
+
+
+def test_a_merge_is_evaluated_and_pushed_with_its_figures(shell: Shell, api: HfApi) -> None:
+    """From a file beside the recipe, of which nothing becomes public but the figures; a missing one ends it at once."""
+    for name in ("one", "two"):
+        api.create_repo(f"ann/{name}")
+        api.upload_folder(repo_id=f"ann/{name}", folder_path=shell.folder / name)
+    rows = [json.dumps({"text": text, "label": ("No", "Yes")[place % 2]}) for place, text in enumerate(sentences(12))]
+    (shell.folder / "secret.jsonl").write_text("\n".join(rows))
+    sets = [{"data": "./secret.jsonl", "name": "mine"}, {"data": "./secret.jsonl", "name": "bad", "label_column": "x"}]
+    recipe = shell.recipe("ann/one", "ann/two", evaluate=sets)
+    told = json.loads(shell.run("merge", recipe, "out", "--json").stdout)["evaluation"]
+    (mine,) = told["sets"]
+    assert [score["who"] for score in mine["scores"]] == ["parent", "parent", "ensemble", "merge"]
+    assert told["notes"] == [
+        "bad: there are no figures. bad has no column 'x': it has text, label. Name one of these.",
+        "The merge is the plain average itself.",
+        "There is no instance-wise ensemble: it needs the Gram statistics of two parents.",
+    ]
+    assert not list(shell.folder.glob("out.work*"))
+    shell.run("push", "out", "ann/merged")
+    published = {name: Path(api.hf_hub_download("ann/merged", name)).read_text() for name in PUBLIC}
+    assert json.loads(published["merge-report.json"])["evaluation"]["sets"] == told["sets"]
+    assert "| `ann/one` |" in published["README.md"]
+    assert not [name for name, text in published.items() if "secret" in text or str(shell.folder) in text]
+    missing = shell.recipe("ann/one", "ann/two", evaluate=[{"data": "./none.jsonl"}])
+    assert "none.jsonl cannot be read: there is no such file" in shell.run("merge", missing, "two-out", rc=2).stderr
 
 
 def test_the_variant_of_a_fisher(shell: Shell) -> None:
