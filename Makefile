@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install browser postgres soak run demo test tests quick quick-tests lint docs pins bench space clean
+.PHONY: help install browser postgres soak fuzz run demo test tests quick quick-tests lint docs pins bench space clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -41,6 +41,9 @@ test: install browser postgres  ## Everything that CI checks
 # Most tests wait for processes that they started: three at a time keep two cores busy.
 tests: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist worksteal
+
+fuzz: install  ## Bad input at random: how much was tried, how much refused by a sentence (EXAMPLES=2000 SEED=0)
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.security.fuzz --examples $(or $(EXAMPLES),2000) --seed $(or $(SEED),0)
 
 quick: install  ## Lint and the tests that are not slow, side by side: under a minute
 	@$(MAKE) --no-print-directory -j2 lint quick-tests

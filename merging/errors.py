@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+PART_LIMIT = 1000  # characters of each half of a sentence
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -26,12 +28,18 @@ class Problem:
 
     def __str__(self) -> str:
         head = f"{self.what}: {self.why}" if self.why else self.what
-        parts = [part.rstrip(". ") for part in (head, self.fix) if part]
+        parts = [_printable(part).rstrip(". ") for part in (head, self.fix) if part]
         return " ".join(part if part.endswith(("?", "!")) else f"{part}." for part in parts)
 
     def as_dict(self) -> dict[str, Any]:
         """The problem as plain data, with its sentence."""
         return {**asdict(self), "text": str(self)}
+
+
+def _printable(words: str) -> str:
+    """The words in one line of bounded length: names in them are from strangers."""
+    words = words if len(words) <= PART_LIMIT else words[: PART_LIMIT - 1] + "…"
+    return words if words.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in words)
 
 
 class MergeError(Exception):

@@ -4,6 +4,7 @@ Everything is refused while it is read, before it is built: nesting (a reader's 
 more digits than any field has (they cannot be printed), and a text that is too long.
 """
 
+import re
 from typing import Any
 
 import yaml
@@ -12,6 +13,7 @@ from merging.errors import InputError
 
 YAML_LIMIT = 200_000  # characters: no honest recipe comes near
 DEPTH_LIMIT = 30  # lists and tables inside each other
+HALF = re.compile("[\ud800-\udfff]")  # of a character outside the first plane: it cannot be stored or sent
 NUMBER_LIMIT = 60  # characters of a number
 MODES = {"int": yaml.SafeLoader.construct_yaml_int, "float": yaml.SafeLoader.construct_yaml_float}
 
@@ -42,6 +44,8 @@ class _Plain(yaml.SafeLoader):
         line = event.start_mark.line + 1
         if isinstance(event, yaml.AliasEvent) or event.anchor is not None or event.tag is not None:
             raise InputError("The recipe uses a YAML anchor, alias or tag", f"line {line}", "Write the value out")
+        if isinstance(event, yaml.ScalarEvent) and HALF.search(event.value):
+            raise InputError("The recipe holds half a character", f"line {line}", "Write it whole")
         if self._depth >= DEPTH_LIMIT:
             why = f"line {line} is inside more than {DEPTH_LIMIT} lists and tables"
             raise InputError("The recipe is nested too deeply", why, "Write it flat")
