@@ -35,9 +35,9 @@ class Settings(BaseSettings):
     job_slots: int = Field(default=1, ge=1, description="Jobs that one worker runs at a time")
     jobs_per_user: int = Field(default=5, ge=1, description="Jobs that one user may have waiting or running")
     jobs_at_most: int = Field(default=200, ge=1, description="Jobs of all users that may be waiting or running")
-    job_disk: str | None = Field(default=None, description="Disk that one job may take; empty: what is free")
+    job_disk: str | None = Field(default=None, description="Disk that one job may take; not set: what is free")
     bytes_per_day: str | None = Field(
-        default=None, description="Bytes that one user's jobs may fetch and write in 24 hours; empty: no limit"
+        default=None, description="Bytes that one user's jobs may fetch and write in 24 hours; not set: no limit"
     )
     disk_reserve: str = Field(
         default="1GB", description="Free disk that no job may touch: below it, the running job is ended"
