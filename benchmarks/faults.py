@@ -12,10 +12,12 @@ import re
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from demo.loopback_hub import LoopbackHub
+from hub.client import Hub
 from jobs.job import Job, JobFolder
 from jobs.service import JobService
 from merging.errors import InputError
@@ -36,14 +38,17 @@ def run(case: Case, world: World, workers: Workers, service: JobService) -> str:
     wrong += _unlike(world.left()[0], case.left, "under the output's name is")
     wrong += _leaks(world, workers)
     if case.ends:
-        hub = world.mend()
-        try:
-            job = _driven(service, service.go_on(job.id, hub).id, workers, None, world)
-        except InputError:
-            job = _driven(service, service.submit(recipe(case), hub).id, workers, None, world)
+        with suppress(InputError):  # the model is gone for good, or the name taken
+            _driven(service, _again(service, job, case, world.mend()).id, workers, None, world)
         wrong += _unlike(world.left()[0], case.later, "later, under the output's name is")
     left, commits = world.left()
     return wrong + _unlike(str(commits), str(int(left in ("whole", "private", "theirs"))), "commits:")
+
+
+def _again(service: JobService, job: Job, case: Case, hub: Hub) -> Job:
+    """The job goes on where something was kept; else its recipe is submitted anew."""
+    kept = job.publishable or job.resumable
+    return service.go_on(job.id, hub) if kept else service.submit(recipe(case), hub)
 
 
 def _driven(service: JobService, id: str, workers: Workers, case: Case | None, world: World) -> Job:

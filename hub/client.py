@@ -195,7 +195,7 @@ def explain(hub: Hub, error: Exception, repo_id: str, where: str = "", revision:
         return _refused(hub, error, repo_id, where)
     if isinstance(error, httpx2.HTTPError | OfflineModeIsEnabled | ConnectionError | TimeoutError | HfHubHTTPError):
         return _unreachable(hub, error)
-    if isinstance(error, OSError) and not isinstance(error, EntryNotFoundError):
+    if isinstance(error, OSError) and type(error).__module__ != "hf_xet":  # whose refusals look like a disk's
         return MergeError(f"{repo_id} could not be read or written", error.strerror or type(error).__name__)
     return HubUnavailable("The Hub gave no answer that can be used", type(error).__name__, "Try again in a minute")
 
@@ -231,8 +231,10 @@ def may_pass(error: Exception) -> bool:
     """Whether the same may succeed in a moment, and was not tried for long already (`hub.patience`)."""
     if isinstance(error, HfHubHTTPError):
         return error.response is not None and error.response.status_code in PASSING
+    if isinstance(error, GaveUp | OfflineModeIsEnabled):
+        return False
     on_the_way = isinstance(error, httpx2.TransportError | ConnectionError | TimeoutError)
-    return (on_the_way and not isinstance(error, GaveUp)) or type(error) is RuntimeError  # what Xet raises
+    return on_the_way or type(error) is RuntimeError  # what Xet raises
 
 
 def expired(error: Exception) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import httpx2
 from huggingface_hub import constants
 
-from hub.client import Hub, explained, safe_path
+from hub.client import Hub, explained, may_pass, safe_path
 from hub.digests import damaged, digest_of
 from hub.patience import Interrupted, Trial, interrupt
 from hub.repository import open_repo
@@ -202,7 +202,9 @@ def _one(hub: Hub, repo_id: str, revision: str, name: str, facts: tuple[int, str
                         force_download=wrong > 0,
                         tqdm_class=meter.bar(),
                     )
-                except (httpx2.RemoteProtocolError, httpx2.TimeoutException) as error:
+                except (httpx2.TransportError, ConnectionError, TimeoutError, RuntimeError) as error:
+                    if not may_pass(error):
+                        raise
                     trial.failed(0, type(error).__name__)
                     continue
                 except OSError as error:

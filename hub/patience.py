@@ -26,7 +26,7 @@ PASSING = (408, 429, 500, 502, 503, 504)  # statuses that may be others in a mom
 QUESTIONS = re.compile(
     r"/preupload/|/paths-info/|/validate-yaml$|/info/lfs/objects/"
 )  # POSTs that change nothing twice
-CONNECT, READ, ACT = 10.0, 60.0, 180.0  # seconds that a connection, a piece of an answer, and a commit may take
+CONNECT, SEND, ACT = 10.0, 60.0, 180.0  # seconds that a connection, a piece of an upload, and a commit may take
 WINDOW, LEAST = 60.0, 500  # an answer that brings fewer bytes a second for so many seconds is asked for again
 
 
@@ -36,6 +36,7 @@ class Patience:
 
     trouble: float = 3.0  # for a Hub that is away or at fault, from the first failure of a request
     asked: float = 3.0  # at a time, where the Hub asks to slow down
+    read: float = 20.0  # for a piece of an answer
     first: float = 0.5  # the first pause; each is twice the one before, up to `longest`
     longest: float = 16.0
     quiet: float = 2.0  # nothing is said of shorter waits
@@ -43,7 +44,9 @@ class Patience:
 
 
 PAGE = Patience()  # somebody sits and waits
-WORK = Patience(trouble=150.0, asked=330.0)  # a job or a command; the Hub counts requests in windows of five minutes
+WORK = Patience(
+    trouble=150.0, asked=330.0, read=60.0
+)  # a job or a command; the Hub counts requests in windows of five minutes
 TURNS = 3  # so many times `asked` a request waits altogether
 
 
@@ -212,7 +215,8 @@ def _bound(request: httpx2.Request) -> None:
     """Nothing waits for ever: the library asks for no limit in most of its calls."""
     timeout = request.extensions.setdefault("timeout", {})
     acts = request.method == "POST" and not QUESTIONS.search(request.url.path)
-    for name, seconds in (("connect", CONNECT), ("read", ACT if acts else READ), ("write", READ), ("pool", READ)):
+    read = ACT if acts else _patience.read
+    for name, seconds in (("connect", CONNECT), ("read", read), ("write", SEND), ("pool", SEND)):
         if timeout.get(name) is None:
             timeout[name] = seconds
 

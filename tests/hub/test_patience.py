@@ -68,11 +68,9 @@ def test_what_changes_something_is_not_done_twice(hub: LoopbackHub, ann: Hub) ->
     assert hub.counters()["requests"] == {"POST /api/repos/create": 1}
 
 
-def test_an_answer_that_does_not_come_is_asked_for_again(
-    hub: LoopbackHub, ann: Hub, told: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_answer_that_does_not_come_is_asked_for_again(hub: LoopbackHub, ann: Hub, told: list[str]) -> None:
     """The library would wait for ever."""
-    monkeypatch.setattr(patience, "READ", 0.3)
+    patience.be(Patience(trouble=20.0, first=0.02, read=0.3))
     hub.set_fault("/whoami", delay=3, times=1)
     began = time.monotonic()
     assert whoami(ann).name == "ann"

@@ -1,6 +1,7 @@
 """Statistics go where the token allows it, and what it does not allow is said before the work."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +94,26 @@ def test_a_pull_request_is_opened_once(sign_in: SignIn, ann: Hub, gram: Path, hu
     assert "merge-statistics/gram.safetensors" not in ann.api.list_repo_files("ann/a")
     ann.api.merge_pull_request("ann/a", mine.num)
     assert "merge-statistics/gram.safetensors" in ann.api.list_repo_files("ann/a")
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("/api/repos/create", {"status": 500, "done": True}),
+        ("/api/repos/create", {"cut_after": 0}),
+        ("/commit/", {"status": 502, "done": True}),
+        ("/commit/", {"status": 503}),
+        ("/objects/batch", {"status": 504}),
+    ],
+)
+def test_a_fault_on_the_way_makes_no_second_commit(
+    hub: LoopbackHub, ann: Hub, gram: Path, path: str, fault: dict[str, Any]
+) -> None:
+    """Whether the Hub had done what it was asked for or not: one repo, one commit beyond its first."""
+    hub.set_fault(path, **fault)
+    done = publish_statistics(ann, "ann/a", {"gram": gram}, private=False, job_id="m1")
+    commits = ann.api.list_repo_commits("ann/a-merge-statistics")
+    assert (len(commits), commits[0].commit_id) == (2, done.commit)
 
 
 def test_in_the_own_repo_a_new_commit_replaces_the_old_and_says_so(

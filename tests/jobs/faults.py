@@ -106,7 +106,7 @@ class Case:
     ends: str = ""  # the sentence that its user reads
     log: str = ""  # what the log must say, a regular expression
     left: Left = "whole"  # afterwards
-    later: Left = "whole"  # after going on, with everything mended
+    later: Left = "whole"  # after going on, or running it again, with everything mended
     statistics: bool = False  # the merge collects some
     slow: bool = False  # left out of `make test`
 
@@ -303,7 +303,6 @@ CASES: tuple[Case, ...] = (
         lambda world: world.forget("bob/m1"),
         HISTORY,
         left="nothing",
-        later="nothing",
     ),
     Case("a model is deleted", "fetch", _deleted, GONE, left="nothing", later="nothing"),
     Case("a model becomes private", "fetch", _withdrawn, GONE, left="nothing", later="nothing"),

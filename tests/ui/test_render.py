@@ -185,6 +185,8 @@ def test_a_failed_job_says_why_with_its_id() -> None:
     """One sentence, the job's id, and the way out when its result is kept."""
     words = safe(job_words.job(a_job(status="failed", error="Your sign-in has run out.", publishable=True))).words
     assert "Your sign-in has run out. The result is kept: sign in again and publish it. (job m1)" in words
+    words = safe(job_words.job(a_job(status="failed", error="The Hub is at fault.", resumable=True))).words
+    assert "The Hub is at fault. What was done is kept: sign in again and go on. (job m1)" in words
 
 
 @pytest.mark.parametrize(("ahead", "words"), [(0, "it is next"), (1, "1 job before it"), (3, "3 jobs before it")])
