@@ -172,7 +172,8 @@ class Downloads:
         """Stop what is under way, and wait for its threads."""
         self._meter.stopped = True
         self._pool.shutdown(wait=False, cancel_futures=True)
-        while wait(self._started, timeout=TICK).not_done:
+        running = [future for future in self._started if not future.cancelled()]  # nobody tells `wait` of the others
+        while wait(running, timeout=TICK).not_done:
             interrupt()  # one may wait for the Hub
 
 
