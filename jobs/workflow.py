@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -107,6 +108,7 @@ class Runner:
         """The job needs the child of this thread no more."""
         with self._lock:
             process = self._running.pop((id, threading.get_ident()), None)
+            self._short.pop(id, None)
         if process is not None:
             process.end()
 
@@ -260,14 +262,16 @@ class Runner:
         A thread of its own, for a step may be waiting for the job store, which is on that disk.
         """
         while not self._stopping.wait(POLL):
-            problem = shortage(self._store.home, self._reserve)
-            if problem is not None:
-                self._make_room(problem)
+            with suppress(OSError):  # a folder that goes just then
+                problem = shortage(self._store.home, self._reserve)
+                if problem is not None:
+                    self._make_room(problem)
 
     def _make_room(self, problem: Problem) -> None:
         """End the largest job that is not being published: that one needs no room and will soon give some back."""
         with self._lock:
-            running = {id: process for (id, _), process in self._running.items() if process.stage != "publish"}
+            mine = {id: process for (id, _), process in self._running.items() if process.alive}
+        running = {id: process for id, process in mine.items() if process.stage != "publish"}
         if running:
             id = max(running, key=lambda id: JobFolder(self._store.home, id).size)
             self._short[id] = problem
