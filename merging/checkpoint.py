@@ -296,7 +296,7 @@ def vocabulary_of(files: Mapping[str, bytes]) -> str:
         return ""
     try:
         table = _token_ids(files)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError):
         table = {}
     if table:
         return "ids:" + hashlib.sha256(json.dumps(sorted(table.items())).encode()).hexdigest()
