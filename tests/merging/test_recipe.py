@@ -315,4 +315,4 @@ def test_evaluation_sets_are_strict_data() -> None:
     with pytest.raises(InputError) as error:
         recipe_from_dict(data | {"evaluate": [{"data": "ann/x", "lables": {}}]})
     assert error.value.problem.where == "evaluate.0.lables"
-    assert "Did you mean labels?" in str(error.value)
+    assert str(error.value).endswith('Did you mean "labels"?')
