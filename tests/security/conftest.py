@@ -12,6 +12,8 @@ from huggingface_hub import HfApi
 
 from demo.loopback_hub import LoopbackHub
 from tests.end_to_end.conftest import browser as browser
+from tests.jobs.conftest import service as service
+from tests.jobs.conftest import workers as workers
 from tests.served import program, run_job, served
 from tests.tiny_models import save_tiny
 
