@@ -21,8 +21,8 @@ from hub.repository import open_repo, read_config, read_weights
 from merging.alignment import align
 from merging.architecture import architecture_of
 from merging.checkpoint import specs_of
-from merging.differences import UNRELATED
 from merging.errors import InputError
+from merging.glance import UNRELATED
 from merging.parent import Parent
 from merging.roles import LINEAR
 from merging.tensors import HeaderSource, TensorSpec

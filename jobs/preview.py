@@ -6,6 +6,7 @@ from hub.client import Hub
 from hub.evaluation_look import evaluation_problems
 from hub.resolve import Resolved, check_output, resolve
 from merging.errors import Problem
+from merging.glance import strangers
 from merging.parent import Parent
 from merging.plan import Plan, make_plan
 from merging.recipe import Recipe
@@ -52,6 +53,7 @@ def make_preview(
     else:
         plan = make_plan(resolved.recipe, resolved.parents, resolved.base)
         problems += plan.problems
+        problems += [] if plan.errors else strangers(resolved.parents, resolved.base)
         too_large = disk_problem(plan.disk_bytes, free)
         problems += [too_large] if too_large else []
     problems += evaluation_problems(hub, recipe, resolved.parents, folders_allowed=folders_allowed)

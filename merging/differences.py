@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from merging.compatibility import covered_architecture
+from merging.glance import UNRELATED
 from merging.parent import Parent
 from merging.places import Places, places
 from merging.plan import Plan
 from merging.products import Products, added
 
-UNRELATED = 0.5  # distance of a model from the base or from another; measured, see docs/architecture.md
 SAID = 20  # warnings; what else is wrong shows in the figures
 Cells = list[list[float | None]]
 
@@ -67,6 +67,26 @@ def differences(
         "conflicts": table.cells(_Whole.conflicts) if base is not None and len(names) > 1 else [],
         "notes": [*_warnings(names, total, models, pairs, base), *_remarks(base, looked, values)],
     }
+
+
+def lines(differences: Mapping[str, Any]) -> list[str]:
+    """The totals of a report in a few lines of text; none where nothing was compared."""
+    if not differences:
+        return []
+    names = [one["model"] for one in differences["models"]]
+    found = ", ".join(f"{one['model']} {_percent(one['distance'])}" for one in differences["models"])
+    said = [f"distance from the {differences['reference']}: {found}"]
+    for pair in differences["pairs"][:SAID]:
+        first, second = (names[index] for index in pair["models"])
+        line = f"{first} and {second}: {_percent(pair['distance'])} apart"
+        if pair["cosine"] is not None:
+            line += f", cosine {pair['cosine']:.2f}, opposite signs {_percent(pair['sign_conflict'])}"
+        said.append(line)
+    return [*said, *differences["notes"]]
+
+
+def _percent(value: float | None) -> str:
+    return "not known" if value is None else f"{value:.1%}"
 
 
 class _Whole:

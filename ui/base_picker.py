@@ -1,16 +1,17 @@
-"""The field of the base model: searched like the models, shown for methods that need it, filled from their cards."""
+"""The field of the base model: searched like the models, shown for methods that need it, filled by itself."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
 
-from merging.errors import Problem
-from merging.method import MergeMethod
+from hub.client import Hub
+from merging.errors import MergeError, Problem
+from merging.method import MergeMethod, find_method
 from merging.parent import Parent
 from ui import browser, render
 from ui.desk import Desk
-from ui.forms import Draft, Values, common_base, hub_id, merged_rows
+from ui.forms import Draft, Values, common_base, hub_id
 from ui.parts import NOTHING, found_models, fragment, search_field
 
 Updates = dict[Any, Any]
@@ -43,20 +44,31 @@ class BasePicker:
         return {self.group: gr.Group(visible=needed), self.note: render.problems(problems if needed else ())}
 
     def suggest(
-        self, offer: dict[str, Any], draft: Draft, values: Values, written: str, known: Mapping[str, Parent]
+        self, offer: dict[str, Any], draft: Draft, values: Values, written: str, hub: Hub, known: Mapping[str, Parent]
     ) -> bool:
-        """Offer the base that the models' cards name, unless somebody chose one; True when `values` has another now."""
+        """Offer the base that models have in common, unless somebody chose one; True when `values` has another now."""
         chosen = values["base_model"] or ""
         if hub_id(chosen) not in ("", written):
             return False
-        parents = [known.get(draft["models"][row]["model"]) for row in merged_rows(draft, values)]
+        parents = [known.get(entry["model"]) for entry in draft["models"]]  # one of them may be the base of the others
         found = [parent for parent in parents if parent is not None]
-        wanted = common_base(found)
-        if len(found) < len(parents) or wanted == chosen:
+        if len(found) < len(parents):
             return False  # not all of them are known yet
+        wanted = self._common(found, values, hub)
+        if wanted == chosen:
+            return False
         values["base_model"] = wanted
         offer["base"] = {"value": wanted}
         return True
+
+    def _common(self, parents: Sequence[Parent], values: Values, hub: Hub) -> str:
+        """What the cards name; where the method reads a base and they do not agree, what the weights say."""
+        if "base" in find_method(values["merge_method"]).needs:
+            try:
+                return self._desk.common_base(parents, hub).repo_id
+            except MergeError:
+                pass  # the preview will say what is wrong
+        return common_base(parents)
 
     def _chosen(self, model: str | None) -> gr.Dropdown:
         """The name alone, also of what was picked from the list or pasted as a link."""

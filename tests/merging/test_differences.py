@@ -1,6 +1,7 @@
 """How models differ: the figures of the report beside an independent computation from whole files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from merging import products
 from merging.architecture import ARCHITECTURES
 from merging.checkpoint import open_parent
+from merging.differences import lines
 from merging.engine import Report, merge, run_to_end
+from merging.glance import strangers
 from merging.places import ORDER, block_of, places
 from merging.plan import make_plan
 from merging.products import CHUNK, EVERY, LEAST, places_of
@@ -178,6 +181,41 @@ def test_models_that_have_nothing_in_common_are_named(tmp_path: Path) -> None:
     assert first.startswith("other is nearly unrelated to its base (")
     related = run(tmp_path / "fine", one, near(tmp_path / "third", base, 0.1, 3)).differences["notes"]
     assert related[0].startswith("No base was read")
+
+
+def test_strangers_are_named_before_the_merge_where_the_values_are_here(tmp_path: Path) -> None:
+    """Some values of two folders tell; relatives, and models of which only headers are here, are left in peace."""
+    base = save_tiny(tmp_path / "base", seed=5)
+    one, other = near(tmp_path / "one", base, 0.1, 1), near(tmp_path / "other", base, 30.0, 2)
+    relatives = [open_parent(str(folder), folder) for folder in (base, one)]
+    mixed = [open_parent(folder.name, folder) for folder in (one, other)]
+    assert strangers(relatives, None) == []
+    assert strangers(mixed[:1], relatives[0]) == []
+    (problem,) = strangers(mixed, None)
+    assert str(problem).startswith("other is nearly unrelated to one: 1.4")
+    assert str(problem).endswith(
+        " apart as a share of their norm, fine-tunes of one model are less than 0.5. "
+        "Merge fine-tunes of one model: the average of others fails."
+    )
+    assert (problem.where, problem.severity) == ("models.1.model", "warning")
+    (problem,) = strangers(mixed, replace(relatives[0], model="base"))
+    assert problem.what == "other is nearly unrelated to the base base"
+    assert strangers([replace(parent, stamp=()) for parent in mixed], None) == []
+
+
+def test_the_totals_are_said_in_a_few_lines(tmp_path: Path) -> None:
+    """One for all distances from the base, one for each pair, then what makes the merge doubtful."""
+    base = save_tiny(tmp_path / "base", seed=5)
+    models = [near(tmp_path / name, base, 0.1, seed) for seed, name in enumerate(("one", "two"))]
+    found = run(tmp_path / "out", *models, base=base).differences
+    shown = [f"{100 * one['distance']:.1f}%" for one in found["models"]]
+    (pair,) = found["pairs"]
+    assert lines(found) == [
+        f"distance from the base: one {shown[0]}, two {shown[1]}",
+        f"one and two: {pair['distance']:.1%} apart, cosine {pair['cosine']:.2f}, "
+        f"opposite signs {pair['sign_conflict']:.1%}",
+    ]
+    assert lines({}) == []
 
 
 def test_an_interrupted_merge_reports_the_same_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
