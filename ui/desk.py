@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import gradio as gr
 
 from hub.client import Hub
+from hub.common_base import CommonBase, common_base
 from hub.dataset_look import DataLook, look_at_dataset
 from hub.identity import Identity, whoami
 from hub.merged import MergedModel, read_merged
@@ -26,6 +27,7 @@ from jobs.text import HandedOver
 from jobs.try_it import TryIt
 from jobs.verify_result import Verification
 from merging.errors import InputError, MergeError
+from merging.parent import Parent
 from merging.recipe import Recipe, valid_repo_id
 from merging.wish import StatisticsWish
 from ui.security import Access
@@ -118,6 +120,7 @@ class Desk:
     _merged: Recent = field(default_factory=lambda: Recent(3.0, 64))
     _datasets: Recent = field(default_factory=lambda: Recent(300.0, 64))
     _reports: Recent = field(default_factory=lambda: Recent(5.0, 64))
+    _bases: Recent = field(default_factory=lambda: Recent(600.0))
     _resolved: Recent = field(default_factory=lambda: Recent(60.0, TENSORS_KEPT, tensors_of))
 
     def hub(self, token: gr.OAuthToken | None, request: gr.Request | None) -> Hub:
@@ -157,6 +160,11 @@ class Desk:
             return preview
         problems = check_output(hub, recipe, self.identity_or_none(hub))
         return replace(preview, problems=(*preview.problems, *problems))
+
+    def common_base(self, parents: Sequence[Parent], hub: Hub) -> CommonBase:
+        """The base that models have in common; asked again for the same ones, the Hub is not."""
+        key = (who(hub), tuple((parent.model, parent.revision) for parent in parents))
+        return self._bases.get(key, lambda: common_base(hub, parents))
 
     def free_name(self, hub: Hub, owner: str, name: str) -> str:
         """`name`, or `name-2`, `name-3`, ... when the owner has a repo of that name already."""

@@ -253,7 +253,7 @@ class MergePage:
             hub = self._desk.hub(token, request)
             offer: dict[str, Any] = {"nonce": data[self.nonce]}
             known: dict[str, Parent] = data[self.known] or {}
-            suggest = partial(self._base.suggest, offer, draft, values, data[self._base.written] or "")
+            suggest = partial(self._base.suggest, offer, draft, values, data[self._base.written] or "", hub)
             suggest(known)
             self._result.choose_name(offer, draft, values, data[self.named], hub)
             recipe, preview, problems = self._look(draft, values, hub)
