@@ -116,7 +116,9 @@ def pairs(report: Data) -> str:
             )
         )
     head = ("Models", "Changes in opposite directions", "Cosine of the changes", "Relative distance")
-    return f"<h4>{plural(len(found), 'pair')} of models</h4>{table(head, rows)}"
+    known = [place for place in range(len(head)) if any(row[place] != "–" for row in rows)]
+    shown = table([head[place] for place in known], [[row[place] for place in known] for row in rows])
+    return f"<h4>{plural(len(found), 'pair')} of models</h4>{shown}"
 
 
 def _share_bar(value: float | None) -> str:

@@ -257,7 +257,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Rows of cells that are HTML already. On a phone each row stands as a block, its cells named by the head."""
     body = "".join(
         f"<tr><th scope=row>{row[0]}</th>"
-        + "".join(f'<td data-head="{text(name)}">{cell}</td>' for name, cell in zip(head[1:], row[1:], strict=True))
+        + "".join(
+            f'<td data-head="{text(name)}">{f"<span>{cell}</span>" if cell else ""}</td>'
+            for name, cell in zip(head[1:], row[1:], strict=True)
+        )
         + "</tr>"
         for row in rows
     )
