@@ -255,17 +255,14 @@ def download(content: str, name: str, words: str) -> str:
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Rows of cells that are HTML already. On a phone each row stands as a block, its cells named by the head."""
-    body = "".join(
-        f"<tr><th scope=row>{row[0]}</th>"
-        + "".join(
-            f'<td data-head="{text(name)}">{f"<span>{cell}</span>" if cell else ""}</td>'
-            for name, cell in zip(head[1:], row[1:], strict=True)
-        )
-        + "</tr>"
-        for row in rows
-    )
+    body = "".join(f"<tr><th scope=row>{row[0]}</th>{''.join(map(_cell, head[1:], row[1:]))}</tr>" for row in rows)
     names = "".join(f"<th scope=col>{text(name)}</th>" for name in head)
     return f'<div class="mm-scroll"><table><thead><tr>{names}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _cell(name: str, cell: str) -> str:
+    whole = f"<span>{cell}</span>" if cell else ""
+    return f'<td data-head="{text(name)}">{whole}</td>'
 
 
 def details(summary: str, body: str) -> str:
