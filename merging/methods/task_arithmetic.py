@@ -29,8 +29,8 @@ def task_arithmetic(
     """What each model learnt since the base, times its weight, added to the base.
 
     W = W₀ + λ Σ wᵢ τᵢ with τᵢ = Wᵢ − W₀ (Ilharco et al., section 2); with `normalize` divided by Σ wᵢ, which at λ = 1
-    is the average (weights that cancel out divide nothing). A negative weight takes away what the model learnt. The paper finds λ from 0.3 to 0.4 good for
-    several models: 1 is too much unless the weights say less.
+    is the average (weights that cancel out divide nothing). A negative weight takes away what the model learnt. The
+    paper finds λ from 0.3 to 0.4 good for several models: 1 is too much unless the weights say less.
     """
     assert group.base is not None, "task_arithmetic needs the base"
     weights = one_each(group, weight)
