@@ -66,7 +66,7 @@ def _heat_map(model: Data, report: Data, top: float, where: str) -> str:
     width, height = LEFT + len(blocks) * cell + 44, TOP + len(layers) * high
     distance = f"{model['distance']:.3g}" if isinstance(model.get("distance"), int | float) else "unknown"
     return (
-        f'<figure class="mm-map"><figcaption><b>{text(model["model"], 120)}</b> '
+        f'<figure class="mm-map" tabindex="0"><figcaption><b>{text(model["model"], 120)}</b> '
         f'<span class="mm-quiet">{distance} from {where}</span></figcaption>'
         f'<svg role="img" aria-label="{text(_where_most(model, report), 500)}" width="{width:.0f}" height="{height}" '
         f'viewBox="0 0 {width:.0f} {height}">{"".join(shapes)}</svg></figure>'
