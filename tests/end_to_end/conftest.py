@@ -35,7 +35,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         hub.add_user("bea", orgs=["acme"])
         examples = folder / "examples.yaml"
         examples.write_text(
-            f"- title: Three skills\n  recipe: {{merge_method: regmean, models: [{', '.join(models)}]}}\n"
+            f"- title: Three skills that three people taught to one model\n  recipe: {{merge_method: regmean, models: [{', '.join(models)}]}}\n"
         )
         environment = {
             **hub.oauth_environment(),

@@ -214,6 +214,7 @@ def test_a_phone_needs_no_horizontal_scroll(site: Any, browser: Browser, scheme:
     recipe = {"merge_method": "average", "models": [{"model": model} for model in site.models]}
     addresses = {
         f"/?recipe={recipe_from_dict(recipe).to_link()}": "#model-3 .mm-share",
+        "/": "#offers a",
         "/jobs": "#jobs li",
         "/methods": "#regmean",
         f"/statistics?model={site.models[0]}": "#found .mm-statistics",
@@ -225,6 +226,8 @@ def test_a_phone_needs_no_horizontal_scroll(site: Any, browser: Browser, scheme:
         expect(page.locator(landmark).first).to_be_visible()
         widths = page.evaluate("[document.documentElement.scrollWidth, window.innerWidth]")
         assert widths == [390, 390], address
+        form = page.locator(".mm-form").first
+        assert not form.count() or form.bounding_box()["width"] <= 390, address  # type: ignore[index]
         for box in page.locator(".mm-scroll").all():
             assert box.evaluate("box => box.scrollWidth - box.clientWidth") == 0, address
         box = page.locator("#sign-in").bounding_box()
