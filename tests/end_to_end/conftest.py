@@ -34,9 +34,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         models = publish_skills(hub, folder / "models")
         hub.add_user("bea", orgs=["acme"])
         examples = folder / "examples.yaml"
-        examples.write_text(
-            f"- title: Three skills that three people taught to one model\n  recipe: {{merge_method: regmean, models: [{', '.join(models)}]}}\n"
-        )
+        title = "Three skills that three people taught to one model"  # wider than a phone
+        examples.write_text(f"- title: {title}\n  recipe: {{merge_method: regmean, models: [{', '.join(models)}]}}\n")
         environment = {
             **hub.oauth_environment(),
             "MERGE_EXAMPLES": str(examples),
