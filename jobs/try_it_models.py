@@ -7,7 +7,7 @@ need the room. What is kept came from public repos; whether a repo is public is 
 import os
 import re
 import shutil
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 CONTENT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 BLOBS, LINKED = "files", "now-"
 AT_MOST = 8  # parents, and heads, that are asked
+BESIDE = 100_000_000  # bytes of tokenizers, configs and the like beside the weights, of the merge and of all parents
 Who = Literal["merge", "parent"]
 
 
@@ -45,11 +46,10 @@ class Trial:
     folder: str  # in the repo, "" is the root
     files: tuple[str, ...]  # in the repo
 
-    @property
-    def weights(self) -> dict[str, int]:
-        """Content -> bytes of its weight files."""
-        found = {name: self.repo.files[name] for name in self.files if name.endswith(".safetensors")}
-        return {content(file): file.size for file in found.values()}
+    def contents(self, *, weights: bool) -> dict[str, int]:
+        """Content -> bytes of its weight files, or of all others."""
+        found = [self.repo.files[name] for name in self.files if name.endswith(".safetensors") == weights]
+        return {content(file): file.size for file in found}
 
 
 def content(file: RemoteFile) -> str:
@@ -63,7 +63,8 @@ def content(file: RemoteFile) -> str:
 def trials(hub: Hub, repo_id: str, revision: str | None, limit: int) -> tuple[list[Trial], list[str]]:
     """The merge, by its heads, each before its parents; and notes on parents that cannot be tried.
 
-    Raises InputError for a repo that was not merged here, is not public, or has more than `limit` bytes of weights.
+    Raises InputError for a repo that was not merged here, is not public, or has more than `limit` bytes of weights or
+    too many beside them.
     """
     if not valid_repo_id(repo_id):
         raise InputError(f"{repo_id[:100]!r} is not the name of a model", "", "Write owner/name")
@@ -73,14 +74,11 @@ def trials(hub: Hub, repo_id: str, revision: str | None, limit: int) -> tuple[li
     recipe = read_recipe(hub, repo)
     heads = [task for task in recipe.tasks if f"{task}/config.json" in repo.files][:AT_MOST]
     merged = [_trial(hub, "merge", repo, head, head) for head in heads or [""]]
-    total = _bytes(merged)
-    if total > limit:
-        why = f"its weights take {size(total)}, models of at most {size(limit)} are"
-        raise InputError(f"{repo_id} is not tried here", why, "Load it on a machine of your own")
+    if why := too_much(merged, limit):
+        raise InputError(f"{repo_id} is not tried here", f"its {why}", "Load it on a machine of your own")
     parents, notes = _parents(hub, recipe, heads)
-    if _bytes(parents) > limit:
-        more = f"together they take {size(_bytes(parents))}, at most {size(limit)} are run"
-        parents, notes = [], [f"The parents are not run beside it: {more}."]
+    if why := too_much(parents, limit):
+        parents, notes = [], [f"The parents are not run beside it: their {why}."]
     ordered = [one for head in heads or [""] for one in (*merged, *parents) if one.head == head]
     return ordered, notes
 
@@ -103,9 +101,13 @@ def _parents(hub: Hub, recipe: Recipe, heads: Sequence[str]) -> tuple[list[Trial
     return found, notes
 
 
-def _bytes(found: Sequence[Trial]) -> int:
-    """Bytes of weights, of each content once."""
-    return sum({name: nbytes for one in found for name, nbytes in one.weights.items()}.values())
+def too_much(found: Sequence[Trial], limit: int) -> str:
+    """What of some models is more than is fetched for a trial, each content counted once; "" where nothing is."""
+    for words, weights, most in (("weights", True, limit), ("tokenizers and other small files", False, BESIDE)):
+        contents = {name: nbytes for one in found for name, nbytes in one.contents(weights=weights).items()}
+        if (total := sum(contents.values())) > most:
+            return f"{words} take {size(total)}, at most {size(most)} are fetched"
+    return ""
 
 
 def _trial(hub: Hub, who: Who, repo: RemoteRepo, folder: str, head: str) -> Trial:
@@ -136,17 +138,26 @@ class Shelf:
             shutil.rmtree(left, ignore_errors=True)
 
     def bring(self, hub: Hub, found: Sequence[Trial]) -> Generator[Progress, None, None]:
-        """Fetch what is not here of some models. Raises MergeError where the disk has no room."""
-        missing: dict[str, tuple[RemoteRepo, str]] = {}
+        """Fetch what is not here of some models.
+
+        Raises InputError where they are more than the shelf holds, MergeError where the disk has no room.
+        """
+        needed: dict[str, tuple[RemoteRepo, str]] = {}
         for one in found:
             for name in one.files:
-                path = self._blobs / content(one.repo.files[name])
-                if path.is_file():
-                    os.utime(path)
-                else:
-                    missing.setdefault(path.name, (one.repo, name))
+                needed.setdefault(content(one.repo.files[name]), (one.repo, name))
+        whole = sum(repo.files[name].size for repo, name in needed.values())
+        if whole > self._limit:
+            why = f"together they take {size(whole)}, at most {size(self._limit)} are kept here"
+            raise InputError("These models are not tried here", why, "Load them on a machine of your own")
+        missing = {}
+        for key, source in needed.items():
+            if (self._blobs / key).is_file():
+                os.utime(self._blobs / key)
+            else:
+                missing[key] = source
         total = sum(repo.files[name].size for repo, name in missing.values())
-        self._make_room(total)
+        self._make_room(total, needed)
         done = 0
         for repo, names in _by_repo(missing.values()):
             with TemporaryDirectory(prefix=LINKED, dir=self._place) as draft:
@@ -167,13 +178,15 @@ class Shelf:
                 os.link(self._blobs / content(one.repo.files[name]), path)
             yield Path(draft)
 
-    def _make_room(self, needed: int) -> None:
-        """Give up what was used longest ago."""
+    def _make_room(self, needed: int, stays: Collection[str]) -> None:
+        """Give up what was used longest ago, and nothing of what `stays`."""
         kept = sorted(self._blobs.iterdir(), key=lambda path: path.stat().st_mtime)
         taken = sum(path.stat().st_size for path in kept)
         for path in kept:
             if taken + needed <= self._limit:
                 break
+            if path.name in stays:
+                continue
             taken -= path.stat().st_size
             path.unlink()
         if shutil.disk_usage(self._place).free - needed < self._reserve:
