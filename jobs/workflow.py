@@ -184,9 +184,9 @@ class Runner:
             self._end(spec.token_ref)
             raise
         self._hold_if_stopping()
-        self._raise_if_short(stage, folder.id)
         if process.answers.result is not None:
             return process.answers.result
+        self._raise_if_short(stage, folder.id)
         if self._running.get((folder.id, threading.get_ident())) is not process:
             raise Disowned(folder.id)  # it was taken from us and came back: the later start has it
         raise _failure(stage, status, process.answers.error, wait=not folder.text.parent.exists())
@@ -223,7 +223,7 @@ class Runner:
                     lambda stage, level, message: folder.append_log(stage, message, level),
                 )
                 self._running[mine] = process
-        process.begin(stage, request)
+            process.begin(stage, request)
         return process
 
     def _wait(self, process: JobProcess, stage: str, folder: JobFolder) -> int:
@@ -269,19 +269,22 @@ class Runner:
 
     def _make_room(self, problem: Problem) -> None:
         """End the largest job that is not being published: that one needs no room and will soon give some back."""
-        with self._lock:
-            mine = {id: process for (id, _), process in self._running.items() if process.alive}
-        running = {id: process for id, process in mine.items() if process.stage != "publish"}
-        if running:
-            id = max(running, key=lambda id: JobFolder(self._store.home, id).size)
-            self._short[id] = problem
-            running[id].end()
-            largest = JobFolder(self._store.home, id)
-            largest.free(keep_output=largest.evaluation.exists())  # a merge that is being evaluated is done
+        with self._lock:  # no stage is begun meanwhile
+            running = {
+                id: process
+                for (id, _), process in self._running.items()
+                if process.alive and process.stage not in ("publish", "settle")
+            }
+            if running:
+                id = max(running, key=lambda id: JobFolder(self._store.home, id).size)
+                self._short[id] = problem
+                running[id].end()
+                JobFolder(self._store.home, id).free(keep_output=_merge_is_done(running[id]))
 
     def _raise_if_short(self, stage: str, id: str) -> None:
+        """What is left to do of a job that publishes or cleans gives the disk back: that is done all the same."""
         problem = self._short.pop(id, None)
-        if problem is not None:
+        if problem is not None and stage not in ("publish", "clean"):
             raise JobFailed(problem, stage)
 
     def _state(self, id: str) -> tuple[str, str | None]:
@@ -352,6 +355,11 @@ class Runner:
 def _stages(spec: JobSpec) -> tuple[str, ...]:
     """A job's stages as they were when it was queued; one of an earlier version did not note them."""
     return tuple(spec.stages) or outline_of(spec.recipe_yaml).stages
+
+
+def _merge_is_done(process: JobProcess) -> bool:
+    """Whether the result is checked: there is only to evaluate and to publish it."""
+    return process.stage == "evaluate" or (process.stage == "check" and process.answers.result is not None)
 
 
 def in_one_line(record: logging.LogRecord) -> bool:
