@@ -67,6 +67,7 @@ class JobProcess:
         self._stage = self._token = ""
         self._said_all = threading.Event()
         self._log = log
+        self._ending = threading.Lock()
         theirs, self._lifeline = os.pipe()  # ends when this process does, and the child with it
         self._process = subprocess.Popen(
             [*command, str(folder), str(os.getpid()), str(theirs)],
@@ -126,14 +127,16 @@ class JobProcess:
         return self._process.returncode
 
     def end(self) -> None:
-        """End the child and all that it started, at once."""
+        """End the child and all that it started, at once. May be called again, and by several threads."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         for thread in self._threads:
             thread.join(timeout=5)
-        with suppress(OSError):
-            os.close(self._lifeline)
+        with self._ending:  # its number is soon that of another file
+            if self._lifeline >= 0:
+                os.close(self._lifeline)
+                self._lifeline = -1
         if self._process.stdin is not None:
             with suppress(OSError):
                 self._process.stdin.close()

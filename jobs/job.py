@@ -188,6 +188,11 @@ class JobFolder:
         return self.path / "output"
 
     @property
+    def compared(self) -> Path:
+        """What a verification has fetched of the published model."""
+        return self.path / "published"
+
+    @property
     def journal(self) -> Path:
         """Which shards of the output are finished (`merging.engine`)."""
         return self.path / "output.journal.json"
@@ -271,6 +276,7 @@ class JobFolder:
         shutil.rmtree(self.parents, ignore_errors=True)
         shutil.rmtree(self.cache, ignore_errors=True)
         shutil.rmtree(self.evaluation, ignore_errors=True)
+        shutil.rmtree(self.compared, ignore_errors=True)
         shutil.rmtree(self.path / "statistics", ignore_errors=True)
         self.journal.unlink(missing_ok=True)
         if not keep_output:

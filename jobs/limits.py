@@ -2,6 +2,7 @@
 
 import shutil
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -47,6 +48,14 @@ def shortage(home: Path, reserve: int) -> Problem | None:
     return disk_full(home, reserve)
 
 
+@dataclass(frozen=True)
+class Needs:
+    """What a job takes, in bytes: of the disk at a time, and moved from and to the Hub altogether."""
+
+    disk: int
+    moved: int
+
+
 class Limits:
     """The limits of the settings, looked at when a job is submitted."""
 
@@ -76,8 +85,9 @@ class Limits:
                 "Try again in an hour",
             )
 
-    def check_bytes(self, person: str, disk: int, nbytes: int) -> None:
-        """Room for what a job needs of the `disk` at a time, and for the `nbytes` it moves. Raises InputError."""
+    def check_bytes(self, person: str, needs: Needs) -> None:
+        """Room for what a job needs. Raises InputError."""
+        disk, nbytes = needs.disk, needs.moved
         full = disk_full(self._store.home, self._reserve)
         if full is not None:
             raise InputError.of([full])

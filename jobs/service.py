@@ -19,7 +19,7 @@ from hub.identity import whoami
 from hub.resolve import Resolved
 from jobs import settle
 from jobs.job import Job, JobFailed, JobFolder, JobSpec, JobStatus, StageState, job_id, read_json
-from jobs.limits import Limits
+from jobs.limits import Limits, Needs
 from jobs.outline import outline_of
 from jobs.preview import Preview, make_preview
 from jobs.ready import Readiness
@@ -114,10 +114,8 @@ class JobService:
         if preview.errors:
             raise InputError.of(preview.errors)
         plan = preview.plan
-        self._limits.check_bytes(user, plan.disk_bytes, plan.download_bytes + plan.output_bytes)
-        queued = self._queue(hub, user, new_id, text, folders_allowed=folders_allowed, rows=rows)
-        self._limits.note(new_id, user, plan.download_bytes + plan.output_bytes)
-        return queued
+        needs = Needs(plan.disk_bytes, plan.download_bytes + plan.output_bytes)
+        return self._queue(hub, user, new_id, text, needs, folders_allowed=folders_allowed, rows=rows)
 
     def preview_statistics(self, wish: StatisticsWish, hub: Hub) -> StatisticsPreview:
         """What a wish for statistics would do. Bad input is in `problems`, not raised."""
@@ -143,12 +141,9 @@ class JobService:
         preview = self.preview_statistics(wish, hub)
         if preview.errors:
             raise InputError.of(preview.errors)
-        nbytes = preview.download_bytes
-        self._limits.check_bytes(user, nbytes, nbytes)
+        needs = Needs(preview.download_bytes, preview.download_bytes)
         named = wish.model_copy(update={"repo_id": preview.wish.repo_id})
-        queued = self._queue(hub, user, new_id, named.to_yaml(), texts=texts)
-        self._limits.note(new_id, user, nbytes)
-        return queued
+        return self._queue(hub, user, new_id, named.to_yaml(), needs, texts=texts)
 
     @answers
     def submit_verification(self, repo_id: str, hub: Hub, *, commit: str = "", nonce: str = "") -> Job:
@@ -161,17 +156,17 @@ class JobService:
         if known := next((job for job in going if job.models == (found.wish.verify,)), None):
             return known
         new_id = job_id(user, found.wish.to_yaml(), nonce or uuid.uuid4().hex)
-        self._limits.check_bytes(user, found.disk_bytes, found.moved)
+        ended = self._find(new_id, user)
+        if ended is not None:
+            return self._job(ended)
         folder = self._folder(new_id)
         folder.create()
         folder.append_log("pin", f"It {found.words}")  # its first line
         try:
-            queued = self._queue(hub, user, new_id, found.wish.to_yaml())
+            return self._queue(hub, user, new_id, found.wish.to_yaml(), Needs(found.disk_bytes, found.moved))
         except MergeError:
             folder.remove()
             raise
-        self._limits.note(new_id, user, found.moved)
-        return queued
 
     def verification(self, repo_id: str, commit: str) -> Verification | None:
         """What was found when this commit of a repo was last verified here. The caller knows that it may be seen."""
@@ -183,17 +178,20 @@ class JobService:
         user: str,
         new_id: str,
         wish_yaml: str,
+        needs: Needs,
         *,
         folders_allowed: bool = False,
         texts: Sequence[str] | None = None,
         rows: HandedOver | None = None,
     ) -> Job:
-        """Queue a job that was checked, unless the user has too many, or one for the same repo."""
+        """Queue a job that was checked, unless the user has too many, or one for the same repo, or it is too large."""
         scopes = None if hub.scopes is None else tuple(sorted(hub.scopes))
         spec = JobSpec(wish_yaml, user, new_id, hub.endpoint, scopes, folders_allowed, hub.own_machine)
         with self._store.submitting():
             self._check_limit(user, outline_of(wish_yaml).makes)
+            self._limits.check_bytes(user, needs)
             self.enqueue(new_id, spec, str(hub.token), texts, rows)
+            self._limits.note(new_id, user, needs.moved)
         return self.get(new_id, user)
 
     def enqueue(

@@ -305,7 +305,10 @@ class ExecutorLock:
 def a_worker_lives(store: Store) -> bool:
     """True when some process holds the lock of an executor."""
     if not store.is_sqlite:
-        query = sa.text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :c AND granted")
+        query = sa.text(  # of this database: the table shows the locks of the whole server
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND classid = :c AND granted "
+            "AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
         with store.engine.connect() as connection:
             return bool(connection.execute(query, {"c": LOCK_CLASS}).scalar())
     return any(_is_locked(path) for path in (store.home / "workers").glob("*.lock"))

@@ -96,7 +96,7 @@ def compare(context: VerifyContext) -> Steps:
         [output["folder"] for output in plan["outputs"]],
         report["files"],
     )
-    found = yield from compare_all(work, folder.path / "published")
+    found = yield from compare_all(work, folder.compared)
     write_atomically(folder.report, json.dumps(report | {"verification": found.as_dict()}))
     keep(folder.home, found)
     yield Progress("compare", 1, 1, "steps", found.title)

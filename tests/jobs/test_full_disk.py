@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.job import JobFolder, JobSpec
-from jobs.limits import DAY, Limits, disk_full, shortage
+from jobs.limits import DAY, Limits, Needs, disk_full, shortage
 from jobs.service import JobService
 from jobs.store import Store
 from merging import machine
@@ -69,7 +69,7 @@ def test_nothing_is_taken_while_the_disk_is_full(workers: Workers, service: JobS
     (workers.home / "other").write_bytes(b"x" * (SIZE - RESERVE))
     assert limits.free == 0
     with pytest.raises(InputError, match="The disk of this service is full"):
-        limits.check_bytes("ann", 1, 1)
+        limits.check_bytes("ann", Needs(1, 1))
     service.enqueue("plain", JobSpec(RECIPE.format(tenths=1), "ann", "plain"), TOKEN)
     workers.start(command=FILLING)
     assert ended(service, "plain", seconds=40).error.startswith("The disk of this service is full")
@@ -102,24 +102,24 @@ def test_limits_are_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     settings = Settings(home=tmp_path, jobs_per_user=3, jobs_at_most=9, job_disk="2GB", bytes_per_day="10GB")
     limits = Limits(settings, Store(settings))
     limits.check_jobs(2, 8)
-    limits.check_bytes("ann", 2 * 10**9, 10**10)
+    limits.check_bytes("ann", Needs(2 * 10**9, 10**10))
     limits.note("job1", "ann", 9 * 10**9)
     for call, sentence in {
         lambda: limits.check_jobs(
             3, 3
         ): "You have 3 jobs waiting or running: each user may have 3. Wait for one to end",
         lambda: limits.check_jobs(0, 9): "9 jobs are waiting or running already: this service takes no more at a time",
-        lambda: limits.check_bytes("ann", 3 * 10**9, 1): (
+        lambda: limits.check_bytes("ann", Needs(3 * 10**9, 1)): (
             "This job is too large for this service: it needs 3.0 GB of disk at a time, one job may take 2.0 GB"
         ),
-        lambda: limits.check_bytes("ann", 1, 2 * 10**9): (
+        lambda: limits.check_bytes("ann", Needs(1, 2 * 10**9)): (
             "That is more than one user may move in a day: your jobs of the last 24 hours moved 9.0 GB, this one adds"
         ),
     }.items():
         with pytest.raises(InputError) as caught:
             call()
         assert str(caught.value).startswith(sentence)
-    limits.check_bytes("bob", 1, 2 * 10**9)
+    limits.check_bytes("bob", Needs(1, 2 * 10**9))
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + DAY + 1)
-    limits.check_bytes("ann", 1, 2 * 10**9)
+    limits.check_bytes("ann", Needs(1, 2 * 10**9))

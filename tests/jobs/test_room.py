@@ -1,17 +1,23 @@
 """Whose work goes when disk or memory run short, and whose is kept."""
 
+import fcntl
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from jobs.job import JobFailed, JobFolder, JobSpec
+from jobs.service import JobService
 from jobs.store import Store
-from jobs.workflow import Runner
+from jobs.upkeep import paused
+from jobs.workflow import POLL, Runner
 from merging.errors import Problem
 from settings import Settings
-from tests.jobs.processes import RECIPE, TOKEN
+from tests.jobs.processes import RECIPE, TOKEN, queue, wait_for
 
 ANSWERS = "import sys\nfor line in sys.stdin: print('{\"result\": {}}', flush=True)"  # a child that is always ready
 SHORT = Problem("The disk of this service is full")
@@ -25,6 +31,14 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
     yield running
     for process in running._running.values():
         process.end()
+
+
+@pytest.fixture
+def service(runner: Runner) -> Iterator[JobService]:
+    """The page's side of the same home."""
+    running = JobService(runner._settings)
+    yield running
+    running.close()
 
 
 @pytest.mark.parametrize(
@@ -52,3 +66,46 @@ def folder_with_work(folder: JobFolder) -> JobFolder:
         path.mkdir(parents=True)
         (path / "model.safetensors").write_bytes(b"x" * 1000)
     return folder
+
+
+def test_one_worker_of_a_machine_makes_room(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While another one holds the lock nothing is ended; after that the shortage is looked at again."""
+    monkeypatch.setattr(runner, "_reserve", 1 << 60)
+    folder = folder_with_work(JobFolder(runner._store.home, "job1"))
+    process = runner._begin("merge", JobSpec(RECIPE.format(tenths=1), "ann", "job1"), folder, TOKEN)
+    with (runner._store.home / "room.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Thread(target=runner._keep_room, daemon=True).start()
+        time.sleep(3 * POLL)
+        assert process.alive
+    wait_for(lambda: not process.alive, 5)
+    runner._stopping.set()
+
+
+def test_the_oldest_paused_job_goes_when_nothing_else_helps(runner: Runner, service: JobService) -> None:
+    """One at a time, whole: it then says by itself that it cannot go on. Other failed and waiting jobs stay."""
+    for place, (id, stage, kept) in enumerate(
+        (("failed", "merge", False), ("old", "check", True), ("new", "publish", True), ("waiting", "", None))
+    ):
+        folder_with_work(JobFolder(runner._store.home, queue(service, id)))
+        if kept is not None:
+            fail(service, id, JobFailed(SHORT, stage, kept), completed=1000 + place)
+    assert paused(runner._store, runner._client, "ann") == ["old", "new"]
+    assert paused(runner._store, runner._client, "bob") == []
+    runner._reserve = 1 << 60
+    for id in ("old", "new"):
+        assert service.get(id, "ann").publishable or service.get(id, "ann").resumable
+        runner._give_up_paused()
+        assert not (service.get(id, "ann").publishable or service.get(id, "ann").resumable)
+        assert service.get("new", "ann").publishable == (id == "old")
+    runner._give_up_paused()
+    assert all(JobFolder(runner._store.home, id).output.exists() for id in ("failed", "waiting"))
+
+
+def fail(service: JobService, id: str, failure: JobFailed, completed: int) -> None:
+    """Write into the job store that the job failed, and when, in milliseconds."""
+    database, serializer = service._client._sys_db, service._store.serializer
+    jobs = database.tables.workflow_status
+    found = {"status": "ERROR", "error": serializer.serialize(failure), "serialization": serializer.name()}
+    with database.engine.begin() as connection:
+        connection.execute(sa.update(jobs).where(jobs.c.workflow_uuid == id).values(completed_at=completed, **found))
