@@ -115,7 +115,6 @@ class Desk:
     _identities: Recent = field(default_factory=lambda: Recent(60.0))
     _jobs: Recent = field(default_factory=lambda: Recent(0.8))
     _workers: Recent = field(default_factory=lambda: Recent(5.0))
-    _readiness: Recent = field(default_factory=lambda: Recent(2.0))
     _looks: Recent = field(default_factory=lambda: Recent(20.0, 64))
     _merged: Recent = field(default_factory=lambda: Recent(3.0, 64))
     _datasets: Recent = field(default_factory=lambda: Recent(300.0, 64))
@@ -253,10 +252,6 @@ class Desk:
     def forgets(self) -> bool:
         """Whether a restart of this service loses its jobs: a Space whose job store lies on its own disk."""
         return self.service.forgets and not self.access.single_user
-
-    def not_ready(self) -> Sequence[str]:
-        """Why jobs cannot be taken or done now; asked often, it is looked at once in two seconds."""
-        return self._readiness.get("ready", self.service.not_ready)
 
     def worker_missing(self) -> bool:
         """True when nobody works although there was time enough for a worker to start."""

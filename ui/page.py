@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.middleware.gzip import GZipMiddleware
 from fastapi.responses import JSONResponse, Response
 
-from hub.client import Hub
+from hub.client import Hub, HubUnavailable
 from merging.errors import MergeError
 from ui import browser, methods_page, render
 from ui.api import CALLS, add_calls
@@ -19,10 +19,11 @@ from ui.merge_page import MergePage
 from ui.model_page import ModelPage
 from ui.not_found import NotFoundPage
 from ui.parts import fragment
-from ui.preview_picture import PreviewPictures
+from ui.preview_picture import Busy, PreviewPictures
 from ui.previews import PICTURE, TITLE, LinkPreview
 from ui.request_log import RequestLog
-from ui.security import Guard
+from ui.security import Guard, spoken
+from ui.shared import SharedLook
 from ui.shell import header_html
 from ui.statistics_page import StatisticsPage
 from ui.uploads import UploadLimit, Uploads
@@ -31,7 +32,9 @@ HERE = Path(__file__).parent
 SYSTEM_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO_FONT = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 UPLOAD_LIMIT = "6mb"  # more than `jobs.text` takes, whose sentence is better
+AWAY = "<p>The Hub does not answer: who is signed in on this machine is not known</p>"
 AT_A_TIME = 16  # events of one kind: most of them wait for the Hub, not for this machine
+READY_KEPT = 2.0  # seconds between two looks at whether jobs can be done
 WAITING = 2000  # events that may wait for their turn; more are refused
 
 
@@ -110,10 +113,12 @@ def build_app(
         """That this process lives: nothing else is asked."""
         return JSONResponse({"status": "ok"})
 
+    readiness = SharedLook(desk.service.not_ready, READY_KEPT)
+
     @app.get("/ready")
-    def ready() -> JSONResponse:
+    async def ready() -> JSONResponse:
         """Whether jobs can be taken and done now: 503 with the reasons why not."""
-        reasons = desk.not_ready()
+        reasons = await readiness.get()
         return JSONResponse({"ready": not reasons, "reasons": reasons}, 503 if reasons else 200)
 
     pictures = PreviewPictures(lambda repo_id: desk.merged(repo_id, Hub.anonymous(desk.access.endpoint)))
@@ -123,6 +128,8 @@ def build_app(
         """The picture of a shared link, for anybody and for any site: it shows nothing that is not public."""
         try:
             png = pictures.of(id)
+        except Busy:
+            return Response(pictures.of(""), media_type="image/png", headers={"cache-control": "no-store"})
         except MergeError:
             return Response(status_code=503, headers={"retry-after": "60"})
         if png is None:
@@ -163,8 +170,12 @@ def _header(desk: Desk, blocks: gr.Blocks, here: str) -> None:
             user = fragment(elem_id="user", elem_classes="mm-user")
 
             def greet(token: gr.OAuthToken | None, request: gr.Request) -> str:
-                identity = desk.identity_or_none(desk.hub(token, request))
-                return user_html(identity.name if identity else "")
+                with spoken():
+                    try:
+                        identity = desk.identity_or_none(desk.hub(token, request))
+                    except HubUnavailable:
+                        return AWAY
+                    return user_html(identity.name if identity else "")
 
             blocks.load(greet, None, user, show_progress="hidden", api_visibility="private")
         else:

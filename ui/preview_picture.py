@@ -2,7 +2,7 @@
 
 Everything that it says was asked of the Hub as nobody in particular, so that a picture tells no more than the Hub tells
 anybody. Pictures are kept for some minutes, and only so many new ones are made in a while: whoever asks for more names
-than that gets the picture of the service itself.
+than that gets the picture of the service itself, which is then kept nowhere under the name that was asked for.
 """
 
 import threading
@@ -29,6 +29,10 @@ COLOURS = {"average": "#0072b2", "merge": "#d55e00"}  # as in `style.css`
 TITLE = "Merge My Models"
 
 
+class Busy(Exception):
+    """Too many pictures are asked for: that of the service stands in for this one."""
+
+
 class PreviewPictures:
     """`/preview.png?id=owner/name` by the name of the repo."""
 
@@ -41,23 +45,26 @@ class PreviewPictures:
         self._drawing = threading.Semaphore(2)
 
     def of(self, repo_id: str) -> bytes | None:
-        """PNG bytes; None for a name of no public merge. Raises HubUnavailable.
+        """PNG bytes, the service's own picture for no name at all; None for a name of no public merge.
 
-        The service's own picture for no name at all, and while too many others are asked for.
+        Raises HubUnavailable, and Busy while too many are asked for: nobody waits for others here.
         """
         if not repo_id:
             return self._kept.get("", brand)
         return self._kept.get(repo_id, lambda: self._new(repo_id)) if valid_repo_id(repo_id) else None
 
     def _new(self, repo_id: str) -> bytes | None:
-        if not self._allowed(time.monotonic()):
-            return brand()
-        with self._drawing:
-            try:
-                merged = self._merged(repo_id)
-            except InputError:
-                return None
+        if not self._drawing.acquire(blocking=False):
+            raise Busy
+        try:
+            if not self._allowed(time.monotonic()):
+                raise Busy
+            merged = self._merged(repo_id)
             return None if merged.private else picture(merged)
+        except InputError:
+            return None
+        finally:
+            self._drawing.release()
 
     def _allowed(self, now: float) -> bool:
         with self._lock:

@@ -15,9 +15,12 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jobs.limits import room
+from ui.shared import SharedLook
 
 ROUTE = "/gradio_api/upload"
 SWEEP_EVERY = 600.0  # seconds
+LOOK_KEPT = 1.0  # seconds between two looks at the folder
+BLOCK = 4096  # bytes that the smallest file takes, and an empty one or a folder
 REFUSAL = "This service keeps too many uploads at the moment. Try again in an hour."
 
 
@@ -32,10 +35,10 @@ class Uploads:
     def full(self) -> bool:
         """Whether no more is taken: here, or on the whole disk."""
         nbytes = 0
-        for folder, _, names in os.walk(self._folder):
-            for name in names:
+        for folder, folders, names in os.walk(self._folder):
+            for name in (*folders, *names):
                 with suppress(OSError):
-                    nbytes += os.lstat(f"{folder}/{name}").st_size
+                    nbytes += max(BLOCK, os.lstat(f"{folder}/{name}").st_size)
         return nbytes >= self._most or room(self._folder, self._reserve) <= 0
 
     def sweep(self, now: float | None = None) -> int:
@@ -64,11 +67,12 @@ class UploadLimit:
     """ASGI middleware: no upload is begun while the folder is full."""
 
     def __init__(self, app: ASGIApp, uploads: Uploads) -> None:
-        self.app, self.uploads = app, uploads
+        self.app = app
+        self._full = SharedLook(lambda: uploads.full, LOOK_KEPT)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse with 413 and one sentence, or pass the request on."""
-        if scope["type"] == "http" and scope["path"].rstrip("/") == ROUTE and self.uploads.full:
+        if scope["type"] == "http" and scope["path"].rstrip("/") == ROUTE and await self._full.get():
             await PlainTextResponse(REFUSAL, 413)(scope, receive, send)
             return
         await self.app(scope, receive, send)

@@ -1,5 +1,6 @@
 """What keeps a service up: readiness with reasons, pages made once, uploads bounded, requests without secrets."""
 
+import asyncio
 import json
 import logging
 import os
@@ -17,8 +18,10 @@ from jobs import ready
 from jobs.logs import JsonLines
 from jobs.service import JobService
 from settings import Settings
+from ui import uploads as uploads_module
 from ui.kept import MOST, KeptPages
 from ui.request_log import RequestLog
+from ui.shared import SharedLook
 from ui.uploads import REFUSAL, UploadLimit, Uploads
 
 
@@ -55,6 +58,26 @@ def test_a_service_says_why_it_is_not_ready(
     other.close()
     monkeypatch.setattr(ready, "PATIENCE", 20)  # for the look that is under way
     assert service.not_ready() == ("No worker is running.",)
+
+
+def test_a_look_is_shared_and_kept() -> None:
+    """Fifty who ask at once are one look; its answer is good for a while; a look that failed is made again."""
+    looks: list[int] = []
+
+    def look() -> int:
+        looks.append(1)
+        time.sleep(0.05)
+        if len(looks) == 1:
+            raise ValueError
+        return len(looks)
+
+    async def ask(shared: SharedLook[int]) -> None:
+        assert {type(one) for one in await asyncio.gather(shared.get(), return_exceptions=True)} == {ValueError}
+        assert set(await asyncio.gather(*(shared.get() for _ in range(50)))) == {2}
+        assert await shared.get() == 2
+
+    asyncio.run(ask(SharedLook(look, 60)))
+    assert len(looks) == 2
 
 
 class Framework:
@@ -101,9 +124,10 @@ def test_a_page_is_made_once_for_each_address() -> None:
     assert client.get("/", headers=asking).text != client.get("/", headers=asking).text
 
 
-def test_uploads_are_bounded_and_expire(tmp_path: Path) -> None:
+def test_uploads_are_bounded_and_expire(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full folder refuses the next one in a sentence; what is an hour old goes, whoever left it; nothing else."""
-    uploads = Uploads(tmp_path / "uploads", most=1000, hours=1)
+    monkeypatch.setattr(uploads_module, "LOOK_KEPT", 0.0)
+    uploads = Uploads(tmp_path / "uploads", most=10_000, hours=1)
     app = FastAPI()
     app.add_middleware(UploadLimit, uploads=uploads)
     taken: list[int] = []
@@ -117,7 +141,9 @@ def test_uploads_are_bounded_and_expire(tmp_path: Path) -> None:
     assert client.post("/gradio_api/upload", content=b"x").status_code == 200
     folder = tmp_path / "uploads" / "abc"
     folder.mkdir()
-    (folder / "text.csv").write_bytes(b"x" * 1000)
+    (folder / "text.csv").write_bytes(b"x")
+    assert not uploads.full
+    (folder / "empty.csv").touch()
     refused = client.post("/gradio_api/upload", content=b"x")
     assert (refused.status_code, refused.text) == (413, REFUSAL)
     assert taken == [1]
@@ -131,7 +157,7 @@ def test_uploads_are_bounded_and_expire(tmp_path: Path) -> None:
     assert not folder.exists()
     assert outside.is_dir()
     assert client.post("/gradio_api/upload", content=b"x").status_code == 200
-    full = Uploads(tmp_path / "uploads", most=1000, hours=1, reserve=1 << 60)
+    full = Uploads(tmp_path / "uploads", most=10_000, hours=1, reserve=1 << 60)
     assert full.full
 
 

@@ -1,5 +1,7 @@
 """The picture of a shared link."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +13,7 @@ from hub.merged import MergedModel
 from merging.errors import InputError
 from merging.recipe import recipe_from_dict
 from tests.ui.reports import evaluation
-from ui.preview_picture import NEW, PreviewPictures, brand, picture
+from ui.preview_picture import NEW, Busy, PreviewPictures, brand, picture
 
 RECIPE = recipe_from_dict({"merge_method": "average", "models": ["ana/one", "ana/two"]})
 
@@ -67,7 +69,7 @@ def test_a_picture_is_made_once() -> None:
 
 
 def test_many_new_names_are_asked_of_nobody() -> None:
-    """Beyond what a few minutes allow, there is the service's own picture."""
+    """Beyond what a few minutes allow; nothing is kept of that."""
     asked: list[str] = []
 
     def merged(repo_id: str) -> MergedModel:
@@ -75,9 +77,34 @@ def test_many_new_names_are_asked_of_nobody() -> None:
         raise InputError("no such model")
 
     pictures = PreviewPictures(merged)
-    answers = [pictures.of(f"ana/model-{number}") for number in range(NEW + 5)]
+    for number in range(NEW):
+        assert pictures.of(f"ana/model-{number}") is None
+    for _ in range(2):
+        with pytest.raises(Busy):
+            pictures.of("ana/another")
     assert len(asked) == NEW
-    assert answers[-1] == brand()
+    pictures._made.clear()
+    assert pictures.of("ana/another") is None
+
+
+def test_nobody_waits_for_the_pictures_of_others() -> None:
+    """Two wait for a Hub that is slow; whoever comes then is answered at once, and draws once those have gone."""
+    answered, begun = threading.Event(), threading.Semaphore(0)
+
+    def merged(repo_id: str) -> MergedModel:
+        begun.release()
+        assert answered.wait(20)
+        return a_merge(repo_id=repo_id)
+
+    pictures = PreviewPictures(merged)
+    with ThreadPoolExecutor(2) as pool:
+        slow = [pool.submit(pictures.of, f"ana/slow-{number}") for number in range(2)]
+        assert all(begun.acquire(timeout=20) for _ in slow)
+        with pytest.raises(Busy):
+            pictures.of("ana/merged")
+        answered.set()
+        assert all(one.result() for one in slow)
+    assert opened(pictures.of("ana/merged")).size == (1200, 630)
 
 
 @pytest.mark.parametrize("words", ["ünïcödé", "名前", "a" * 400])
