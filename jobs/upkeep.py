@@ -71,6 +71,15 @@ def sweep_folders(store: Store, client: DBOSClient, older_than: float = 3600.0, 
     return len(gone)
 
 
+def paused(store: Store, client: DBOSClient, user: str | None = None) -> list[str]:
+    """Ids of failed jobs that keep models or a result on this machine so as to go on; longest ended first."""
+    failed = client.list_workflows(status="ERROR", name=WORKFLOW, user=user, load_input=False)
+    found = sorted(failed, key=lambda one: one.completed_at or one.updated_at or 0)
+    kept = (one.workflow_id for one in found if isinstance(one.error, JobFailed) and one.error.kept)
+    folders = (JobFolder(store.home, id) for id in kept)
+    return [folder.id for folder in folders if folder.parents.exists() or folder.output.exists()]
+
+
 def sweep_tokens(
     store: Store,
     client: DBOSClient,

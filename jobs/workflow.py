@@ -4,6 +4,7 @@ A step runs at least once: what it does must be repeatable. It ends early when t
 process group is killed), and not at all when the worker is stopped: then it simply runs again at the next start.
 """
 
+import fcntl
 import json
 import logging
 import os
@@ -26,6 +27,7 @@ from jobs.job import JobFailed, JobFolder, JobSpec, read_json, write_atomically
 from jobs.limits import disk_full, shortage
 from jobs.outline import outline_of
 from jobs.store import WORKFLOW, Store
+from jobs.upkeep import paused
 from merging.errors import Problem
 from merging.progress import LINE_EVERY, Lines, Pace, Progress
 from settings import Settings, parse_size
@@ -36,6 +38,8 @@ EVENT_EVERY = 0.5  # seconds between two progress events at least
 AWAY_EVERY = 1.0  # seconds between two questions to a database that does not answer
 SETTLE_SECONDS = 60.0  # that a look at what a cancelled job has left may take
 LOG_EVERY = LINE_EVERY  # seconds between two lines of a job's log about its progress at least
+ROOM_LOCK = "room.lock"  # in the home folder: one worker makes room at a time
+PAUSED_AFTER = 1.0  # seconds: what is short for so long is not mended by ending what runs
 STARTS_LIMIT = 3  # a stage that ended its worker so often is not started again
 ENGINE_LIMIT = 100  # starts of one job that DBOS allows, whatever the reason
 
@@ -65,6 +69,7 @@ class Runner:
     def register(self) -> Callable[..., Any]:
         """Give DBOS the workflow, and its log our filter; from now on keep room. Call once, before launch."""
         logging.getLogger("dbos").addFilter(in_one_line)
+        (self._store.home / ROOM_LOCK).touch()  # a full disk may have no place for it
         threading.Thread(target=self._keep_room, daemon=True).start()
 
         def merge_job(spec: dict[str, Any]) -> dict[str, Any]:
@@ -261,14 +266,38 @@ class Runner:
 
         A thread of its own, for a step may be waiting for the job store, which is on that disk.
         """
+        since = time.monotonic()  # the last look at which there was room, or something could be ended
         while not self._stopping.wait(POLL):
-            with suppress(OSError):  # a folder that goes just then
-                problem = shortage(self._store.home, self._reserve)
-                if problem is not None:
-                    self._make_room(problem)
+            with suppress(OSError, SQLAlchemyError):  # a folder that goes just then; somebody else makes room
+                if self._shortage() is None or self._alone(self._make_room):
+                    since = time.monotonic()
+                elif time.monotonic() - since > PAUSED_AFTER and disk_full(self._store.home, self._reserve):
+                    oldest = paused(self._store, self._client)[:1]  # asked without the lock: it may take long
+                    self._alone(partial(self._give_up, oldest))
+                    since = time.monotonic()
 
-    def _make_room(self, problem: Problem) -> None:
-        """End the largest job that is not being published: that one needs no room and will soon give some back."""
+    def _shortage(self) -> Problem | None:
+        return shortage(self._store.home, self._reserve)
+
+    def _alone(self, make: Callable[[Problem], bool]) -> bool:
+        """Make room unless it was made meanwhile. Raises BlockingIOError while another worker of this machine does."""
+        with (self._store.home / ROOM_LOCK).open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            problem = self._shortage()
+            return problem is None or make(problem)
+
+    def _give_up(self, ids: Sequence[str], problem: Problem) -> bool:
+        """Delete all that is kept of jobs that wait for somebody to go on with them."""
+        for id in ids:
+            JobFolder(self._store.home, id).remove()
+            log.warning("job %s cannot go on any more: %s", id, problem.what, extra={"job": id})
+        return bool(ids)
+
+    def _make_room(self, problem: Problem) -> bool:
+        """End the largest job that is not being published: that one needs no room and will soon give some back.
+
+        False when none of this worker's can be ended.
+        """
         with self._lock:  # no stage is begun meanwhile
             running = {
                 id: process
@@ -280,6 +309,7 @@ class Runner:
                 self._short[id] = problem
                 running[id].end()
                 JobFolder(self._store.home, id).free(keep_output=_merge_is_done(running[id]))
+        return bool(running)
 
     def _raise_if_short(self, stage: str, id: str) -> None:
         """What is left to do of a job that publishes or cleans gives the disk back: that is done all the same."""

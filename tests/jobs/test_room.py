@@ -14,7 +14,7 @@ from jobs.job import JobFailed, JobFolder, JobSpec
 from jobs.service import JobService
 from jobs.store import Store
 from jobs.upkeep import paused
-from jobs.workflow import POLL, Runner
+from jobs.workflow import POLL, ROOM_LOCK, Runner
 from merging.errors import Problem
 from settings import Settings
 from tests.jobs.processes import RECIPE, TOKEN, queue, wait_for
@@ -73,7 +73,7 @@ def test_one_worker_of_a_machine_makes_room(runner: Runner, monkeypatch: pytest.
     monkeypatch.setattr(runner, "_reserve", 1 << 60)
     folder = folder_with_work(JobFolder(runner._store.home, "job1"))
     process = runner._begin("merge", JobSpec(RECIPE.format(tenths=1), "ann", "job1"), folder, TOKEN)
-    with (runner._store.home / "room.lock").open("w") as lock:
+    with (runner._store.home / ROOM_LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         threading.Thread(target=runner._keep_room, daemon=True).start()
         time.sleep(3 * POLL)
@@ -82,7 +82,9 @@ def test_one_worker_of_a_machine_makes_room(runner: Runner, monkeypatch: pytest.
     runner._stopping.set()
 
 
-def test_the_oldest_paused_job_goes_when_nothing_else_helps(runner: Runner, service: JobService) -> None:
+def test_the_oldest_paused_job_goes_when_nothing_else_helps(
+    runner: Runner, service: JobService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One at a time, whole: it then says by itself that it cannot go on. Other failed and waiting jobs stay."""
     for place, (id, stage, kept) in enumerate(
         (("failed", "merge", False), ("old", "check", True), ("new", "publish", True), ("waiting", "", None))
@@ -92,14 +94,19 @@ def test_the_oldest_paused_job_goes_when_nothing_else_helps(runner: Runner, serv
             fail(service, id, JobFailed(SHORT, stage, kept), completed=1000 + place)
     assert paused(runner._store, runner._client, "ann") == ["old", "new"]
     assert paused(runner._store, runner._client, "bob") == []
-    runner._reserve = 1 << 60
-    for id in ("old", "new"):
-        assert service.get(id, "ann").publishable or service.get(id, "ann").resumable
-        runner._give_up_paused()
-        assert not (service.get(id, "ann").publishable or service.get(id, "ann").resumable)
-        assert service.get("new", "ann").publishable == (id == "old")
-    runner._give_up_paused()
-    assert all(JobFolder(runner._store.home, id).output.exists() for id in ("failed", "waiting"))
+    assert service.get("old", "ann").resumable
+    monkeypatch.setattr("jobs.workflow.PAUSED_AFTER", 0.0)
+    monkeypatch.setattr(runner, "_reserve", 1 << 60)
+    threading.Thread(target=runner._keep_room, daemon=True).start()
+    wait_for(lambda: not service.get("old", "ann").resumable, 5)
+    assert service.get("new", "ann").publishable
+    wait_for(lambda: not service.get("new", "ann").publishable, 5)
+    time.sleep(2 * POLL)
+    runner._stopping.set()
+    assert [id for id in ("failed", "waiting") if JobFolder(runner._store.home, id).output.exists()] == [
+        "failed",
+        "waiting",
+    ]
 
 
 def fail(service: JobService, id: str, failure: JobFailed, completed: int) -> None:
