@@ -18,14 +18,15 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jobs.child import JobProcess, child_environment
-from merging.errors import InputError, Problem
+from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress
 from settings import Settings, parse_size
 
 COMMAND = (sys.executable, "-m", "jobs.begin", "jobs.try_it_child")
 FOLDER = "try"  # of the service's home
 TEXT_LIMIT = 2000  # characters
-WAITING = 20  # questions that may wait
+WAITING, STRANGERS = 20, 15  # questions that may wait, and those of people who are not signed in among them
+STRANGER = "at "  # begins the key of somebody who is not signed in; no user's name holds a space
 OFTEN, SPAN = 10, 300.0  # questions of one person in so many seconds
 FETCH_SECONDS, RUN_SECONDS = 300.0, 60.0  # that a question may fetch models, and ask them
 IDLE = 300.0  # seconds without a question after which the process ends
@@ -72,6 +73,7 @@ class TryIt:
         self._more: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._process: JobProcess | None = None
+        self._closed = False
 
     def ask(self, repo_id: str, commit: str, text: str, other: str, person: str) -> Question:
         """Put a question into the line. Raises InputError for no or too much text, and for too many questions."""
@@ -101,8 +103,11 @@ class TryIt:
         question.left = True
 
     def close(self) -> None:
-        """End the process."""
-        if (process := self._process) is not None:
+        """End the process, and start no other: what is asked from now on is told so."""
+        with self._lock:
+            self._closed = True
+            process = self._process
+        if process is not None:
             process.end()
 
     def _admit(self, person: str) -> None:
@@ -111,9 +116,12 @@ class TryIt:
         mine = [one for one in self._waiting if one.person == person and not one.left]
         if mine:
             raise InputError("You are trying something already", "one question at a time", "Wait for its answer")
-        if len(self._waiting) >= WAITING:
+        strangers = sum(one.person.startswith(STRANGER) for one in self._waiting)
+        full = len(self._waiting) >= WAITING
+        if full or (person.startswith(STRANGER) and strangers >= STRANGERS):
             why = f"{len(self._waiting)} questions are waiting"
-            raise InputError("Too many people are trying something now", why, "Try again in a minute")
+            fix = "Try again in a minute" if full else "Sign in, or try again in a minute"
+            raise InputError("Too many people are trying something now", why, fix)
         times = [when for when in self._asked.get(person, []) if now - when < SPAN]
         if len(times) >= OFTEN:
             wait = max(1, round((SPAN - (now - times[0])) / 60))
@@ -138,6 +146,8 @@ class TryIt:
             try:
                 if not question.left:
                     self._answer(question)
+            except MergeError as error:
+                self._fail(question, error.problem)
             except Exception:
                 log.exception("a question was not answered")
                 self._fail(question, Problem("This could not be tried", "something went wrong here", "Try again"))
@@ -199,7 +209,10 @@ class TryIt:
         if self._process is None or not self._process.alive:
             self._end_process()
             self._place.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._process = JobProcess(self._command, self._place, self._environment(), _note)
+            with self._lock:
+                if self._closed:
+                    raise MergeError("This service is being stopped", "", "Try again in a minute")
+                self._process = JobProcess(self._command, self._place, self._environment(), _note)
         return self._process
 
     def _environment(self) -> Mapping[str, str]:
@@ -219,10 +232,10 @@ def person_at(address: str) -> str:
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
-        return "nowhere"
+        return f"{STRANGER}no address"
     if found.version == 6:
-        return f"at {ipaddress.ip_network((found, 64), strict=False)}"
-    return f"at {found}"
+        return f"{STRANGER}{ipaddress.ip_network((found, 64), strict=False)}"
+    return f"{STRANGER}{found}"
 
 
 def _note(stage: str, level: str, message: str) -> None:

@@ -88,8 +88,13 @@ class TryItSection:
     def _person(self, hub: Hub, request: gr.Request) -> str:
         """Who asks: by name where somebody is signed in, else by address."""
         identity = self._desk.identity_or_none(hub)
-        address = request.client.host if request.client else ""
-        return identity.name if identity else person_at(address)
+        return identity.name if identity else person_at(address_of(request))
+
+
+def address_of(request: gr.Request) -> str:
+    """Whence a request came: what the nearest proxy wrote of it, after all that its sender may have written there."""
+    hops = ",".join(request.headers.getlist("x-forwarded-for"))
+    return hops.rpartition(",")[2].strip() or (request.client.host if request.client else "")
 
 
 async def _followed(trying: TryIt, question: Question) -> AsyncIterator[str]:

@@ -214,7 +214,7 @@ def test_the_shelf_gives_up_what_was_used_longest_ago(scene: Scene) -> None:
 
 
 def test_nobody_asks_too_often_or_too_much(tmp_path: Path) -> None:
-    """One question at a time, ten in five minutes, a short line; households of IPv6 are one."""
+    """One question at a time, ten in five minutes, a short line, places for who is signed in; a household of IPv6 is one."""
     trying = TryIt(Settings(home=tmp_path))
     trying._thread = True  # type: ignore[assignment]  # nobody answers
     with pytest.raises(InputError, match="This text is too long to try: 2,001 characters, at most 2,000 are read"):
@@ -230,7 +230,13 @@ def test_nobody_asks_too_often_or_too_much(tmp_path: Path) -> None:
         trying.ask("a/b", "", "x", "", "ann")
     asked = [trying.ask("a/b", "", "x", "", f"person {number}") for number in range(20)]
     assert trying.ahead(asked[3]) == 3
-    with pytest.raises(InputError, match="Too many people are trying something now: 20 questions are waiting"):
+    with pytest.raises(InputError, match=r"now: 20 questions are waiting\. Try again in a minute"):
         trying.ask("a/b", "", "x", "", "bob")
+    trying._waiting.clear()
+    for number in range(15):
+        trying.ask("a/b", "", "x", "", person_at(f"10.0.0.{number}"))
+    with pytest.raises(InputError, match=r"now: 15 questions are waiting\. Sign in, or try again in a minute"):
+        trying.ask("a/b", "", "x", "", person_at("somebody"))
+    trying.ask("a/b", "", "x", "", "bob")
     assert person_at("2001:db8::1") == person_at("2001:db8::ffff") != person_at("2001:db8:1::1")
     assert person_at("10.0.0.1") != person_at("10.0.0.2")

@@ -1,6 +1,8 @@
 """What a page says of verifications and answers: plain words, and nothing of a stranger's as HTML."""
 
+import gradio as gr
 import pytest
+from fastapi import Request
 
 from jobs.try_it import Question
 from jobs.verify_result import Verdict, Verification
@@ -8,6 +10,7 @@ from merging.equality import Difference
 from merging.errors import Problem
 from merging.progress import Progress
 from ui import try_it_view, verify_view
+from ui.try_it import address_of
 
 EVIL = "<img src=x onerror=alert(1)>"
 
@@ -51,6 +54,23 @@ def test_nobody_has_looked() -> None:
     told = verify_view.section(None, signed_in=True)
     assert verify_view.ABOUT in told
     assert verify_view.SIGN_IN not in told
+
+
+@pytest.mark.parametrize(
+    ("headers", "address"),
+    [
+        ([], "10.0.0.1"),
+        ([""], "10.0.0.1"),
+        (["192.0.2.7"], "192.0.2.7"),
+        (["1.1.1.1, 192.0.2.7"], "192.0.2.7"),
+        (["1.1.1.1,2.2.2.2", "192.0.2.7"], "192.0.2.7"),
+    ],
+)
+def test_nobody_chooses_an_address_of_their_own(headers: list[str], address: str) -> None:
+    """What the nearest proxy appended counts, not what a client wrote before it; without a proxy the peer."""
+    lines = [(b"x-forwarded-for", line.encode()) for line in headers]
+    scope = {"type": "http", "headers": lines, "client": ("10.0.0.1", 1)}
+    assert address_of(gr.Request(Request(scope))) == address
 
 
 def question(**state: object) -> Question:
