@@ -7,7 +7,9 @@ moment, with its next upkeep. Nothing is ever deleted there.
 
 import json
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from merging.recipe import Recipe
 from merging.wish import StatisticsWish, wish_from_yaml
 
 LOOKS, EVERY = 4, 2.0  # how often, and after how many seconds, an empty repo is looked at again: the Hub may be slow
+WAITS = 20.0, 15.0, 10.0  # seconds at most that the Hub may be away, may ask for, and may take for a piece of an answer
 GIVE_UP = 3600.0  # seconds after which it is said that nobody could look
 
 
@@ -51,8 +54,27 @@ def words(folder: JobFolder, repo_id: str) -> str:
     return f"{repo_id} had been made and is empty." if settled.get("empty") else ""
 
 
+@contextmanager
+def less_patient() -> Iterator[None]:
+    """A look that cannot be had soon is had another time: the worker ends one that takes a minute."""
+    from hub import patience
+
+    before = patience.be(patience.PAGE)
+    trouble, asked, read = map(min, WAITS, (before.trouble, before.asked, before.read))
+    patience.be(replace(before, trouble=trouble, asked=asked, read=read))
+    try:
+        yield
+    finally:
+        patience.be(before)
+
+
 def settle(path: Path, request: Mapping[str, Any]) -> Generator[Progress, None, dict[str, Any]]:
     """The stage: find the job's own commit, or its empty repo, and note it."""
+    with less_patient():
+        return (yield from _look(path, request))
+
+
+def _look(path: Path, request: Mapping[str, Any]) -> Generator[Progress, None, dict[str, Any]]:
     from hub.publish import standing
     from hub.publish_statistics import published_before
     from jobs.stages import hub_of

@@ -1,5 +1,6 @@
 """What must be done now and then, by any worker: jobs of dead workers, leftover tokens, expired jobs."""
 
+import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -8,10 +9,11 @@ from dbos import DBOSClient
 from dbos._sys_db import WorkflowStatus
 
 from jobs.job import JobFailed, JobFolder, JobSpec
-from jobs.settle import is_unsettled
+from jobs.settle import GIVE_UP, is_unsettled
 from jobs.store import ACTIVE, ENDED, QUEUE, VERSION, WORKFLOW, Store
 
 SWEPT_AT_A_TIME = 200
+SETTLED_AT_A_TIME = 3
 
 
 def executors(client: DBOSClient) -> set[str]:
@@ -89,21 +91,28 @@ def sweep_tokens(
     """Delete the tokens and texts of jobs that ended while nobody could (a kill in that moment). Returns how many.
 
     A text is never there without a token: it is written after it, and deleted before it. A job that was cancelled gives
-    its disk back; `settle` looks at what it has left on the Hub, and deletes the token when that is known.
+    its disk back; `settle` looks at what it has left on the Hub, and deletes the token when that is known: a few of
+    them, for each may wait for the Hub. Where its files are on another machine, that one has an hour to look.
     """
     refs = store.tokens.refs(older_than)
     if not refs:
         return 0
     known: Sequence[WorkflowStatus] = client.list_workflows(workflow_ids=refs, load_output=False)
     found = {status.workflow_id: status for status in known}
-    gone = sorted(ref for ref in refs if ref not in found or found[ref].status not in ACTIVE)
-    for ref in gone:
+    gone, unsettled = 0, list[tuple[WorkflowStatus, JobFolder]]()
+    for ref in sorted(ref for ref in refs if ref not in found or found[ref].status not in ACTIVE):
         folder, status = JobFolder(store.home, ref), found.get(ref)
         if status is not None and status.status == "CANCELLED":
             folder.free()
             if is_unsettled(folder) and status.input is not None:
-                settle(JobSpec.from_dict(status.input["args"][0]), folder)
+                unsettled.append((status, folder))
+                continue
+            if not folder.path.is_dir() and time.time() - (status.completed_at or 0) / 1000 < GIVE_UP:
                 continue
         shutil.rmtree(folder.text.parent, ignore_errors=True)
         store.tokens.delete(ref)
-    return len(gone)
+        gone += 1
+    for status, folder in random.sample(unsettled, min(len(unsettled), SETTLED_AT_A_TIME)):  # each has its turn
+        assert status.input is not None
+        settle(JobSpec.from_dict(status.input["args"][0]), folder)
+    return gone

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NoReturn
 
 from dbos import DBOS
@@ -78,7 +79,8 @@ def run_worker(
         on_conflict="always_update",
     )
     takeover = TakeOver(store, store.client(), executor, lock)
-    _again_and_again(reap_every, _upkeep(settings, store, runner, takeover))
+    _again_and_again(reap_every, _upkeep(settings, store, takeover))
+    _again_and_again(reap_every, partial(sweep_tokens, store, store.client(), runner.settle))  # it may wait for the Hub
     _again_and_again(reap_every * KEEP_EVERY, lambda: _keep_lock(takeover, runner))
     log.info("worker %s waits for jobs", executor)
     stop.wait()
@@ -110,7 +112,7 @@ def _lock(store: Store, executor: str) -> ExecutorLock:
     return lock
 
 
-def _again_and_again(every: float, work: Callable[[], None]) -> None:
+def _again_and_again(every: float, work: Callable[[], object]) -> None:
     """Do this every so many seconds in a thread of its own, also after it went wrong."""
 
     def run() -> None:
@@ -130,8 +132,8 @@ def _again_and_again(every: float, work: Callable[[], None]) -> None:
     threading.Thread(target=run, daemon=True).start()
 
 
-def _upkeep(settings: Settings, store: Store, runner: Runner, takeover: TakeOver) -> Callable[[], None]:
-    """Take over the jobs of dead workers, delete leftover tokens and expired jobs, name jobs nobody can run."""
+def _upkeep(settings: Settings, store: Store, takeover: TakeOver) -> Callable[[], None]:
+    """Take over the jobs of dead workers, delete expired jobs, name jobs nobody can run."""
     client = store.client()
     cleaned = 0.0
     known: set[str] = set()
@@ -139,7 +141,6 @@ def _upkeep(settings: Settings, store: Store, runner: Runner, takeover: TakeOver
     def work() -> None:
         nonlocal cleaned
         takeover.look()
-        sweep_tokens(store, client, runner.settle)
         for id in set(stranded(client)) - known:
             known.add(id)
             log.warning("no worker of this version can run job %s", id)

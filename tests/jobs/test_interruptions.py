@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from demo.loopback_hub import LoopbackHub
+from hub import patience
 from hub.client import Hub
 from jobs.job import STAGES, JobFailed, JobFolder, JobSpec, write_atomically
 from jobs.service import JobService
-from jobs.settle import GIVE_UP, give_up, is_hopeless, settle, words
+from jobs.settle import GIVE_UP, give_up, is_hopeless, less_patient, settle, words
 from jobs.store import Store, StoreAway
-from jobs.workflow import Runner
+from jobs.workflow import SETTLE_SECONDS, Runner
 from merging.recipe import recipe_from_dict
 from settings import Settings
 from tests.jobs.processes import RECIPE, ROOT, SECRET, TOKEN, Workers, ended, in_merge, queue, trace, wait_for
@@ -171,6 +172,19 @@ def test_what_a_cancelled_job_has_left_is_looked_at(
     list(settle(folder.path, request))
     assert words(folder, "ann/merged") == sentence
     assert not folder.published.exists()
+
+
+def test_a_look_waits_less_than_the_worker_does() -> None:
+    """A child that gives up by itself says why; nothing of its impatience is left."""
+    before = patience.be(patience.WORK)
+    try:
+        with less_patient():
+            now = patience.be(patience.WORK)
+            assert now.trouble + 3 * now.read < SETTLE_SECONDS
+            assert patience.TURNS * now.asked < SETTLE_SECONDS
+            assert now.say is patience.WORK.say
+    finally:
+        patience.be(before)
 
 
 def test_a_hub_that_cannot_be_asked_is_told_after_a_while(tmp_path: Path) -> None:

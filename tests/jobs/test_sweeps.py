@@ -10,10 +10,11 @@ import sqlalchemy as sa
 
 from jobs.job import JobFailed, JobFolder
 from jobs.service import JobService
-from jobs.upkeep import sweep_folders
+from jobs.settle import GIVE_UP
+from jobs.upkeep import SETTLED_AT_A_TIME, sweep_folders, sweep_tokens
 from merging.errors import Problem
 from settings import Settings
-from tests.jobs.processes import queue
+from tests.jobs.processes import TOKEN, queue
 
 HOUR = 3600.0
 
@@ -63,3 +64,41 @@ def test_what_nobody_needs_is_deleted_and_nothing_else(service: JobService) -> N
         assert folders[id].size < 1000
     for folder in (folders["waiting"], folders["kept"], fresh):
         assert folder.size > 2000
+
+
+def test_the_token_of_a_job_that_was_cancelled_elsewhere_waits_for_its_machine(service: JobService) -> None:
+    """For an hour after the cancel: the worker there looks with it at what was published."""
+    store, client = service._store, service._client
+    folder = JobFolder(store.home, queue(service, "elsewhere"))
+    client.cancel_workflow("elsewhere")
+    assert not folder.path.exists()
+    assert sweep_tokens(store, client, lambda *_: None, older_than=0.0) == 0
+    assert store.tokens.get("elsewhere") == TOKEN
+    cancelled_ago(service, "elsewhere", GIVE_UP + 1)
+    assert sweep_tokens(store, client, lambda *_: None, older_than=0.0) == 1
+    assert store.tokens.get("elsewhere") is None
+
+
+def test_a_few_cancelled_jobs_are_looked_at_in_a_round(service: JobService) -> None:
+    """Each look may take a minute; which ones is chance, so that none waits for ever. The disk of all is free at once."""
+    store, client, looked = service._store, service._client, list[str]()
+    folders = [left_by(service, queue(service, f"job{number}")) for number in range(5)]
+    for folder in folders:
+        folder.publishing.touch()
+        client.cancel_workflow(folder.id)
+    for _ in range(15):
+        before = len(looked)
+        sweep_tokens(store, client, lambda spec, folder: looked.append(spec.token_ref), older_than=0.0)
+        assert len(looked) - before == SETTLED_AT_A_TIME
+    assert set(looked) == {folder.id for folder in folders}
+    assert not any(folder.output.exists() for folder in folders)
+    assert store.tokens.get("job0") == TOKEN
+
+
+def cancelled_ago(service: JobService, id: str, seconds: float) -> None:
+    """Have a cancelled job end so many seconds ago."""
+    database = service._client._sys_db
+    jobs = database.tables.workflow_status
+    with database.engine.begin() as connection:
+        ended = int((time.time() - seconds) * 1000)
+        connection.execute(sa.update(jobs).where(jobs.c.workflow_uuid == id).values(completed_at=ended))
