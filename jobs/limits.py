@@ -69,9 +69,18 @@ class Limits:
         """Bytes of the disk that a job may use."""
         return max(0, room(self._store.home, self._reserve))
 
-    def check_jobs(self, mine: int, active: int) -> None:
-        """No more jobs than allowed: of one person, and together. Raises InputError."""
+    def check_jobs(self, mine: int, active: int, paused: int = 0) -> None:
+        """No more jobs than allowed: of one person, and together. Raises InputError.
+
+        `paused` of this person's have failed and keep their files on this disk so as to go on (`upkeep.paused`).
+        """
         limit = self._settings.jobs_per_user
+        if paused and mine + paused >= limit:
+            raise InputError(
+                "You have too many jobs",
+                f"{mine} waiting or running and {paused} that failed and are kept make {mine + paused} of {limit}",
+                "Go on with one that is kept, or give it up",
+            )
         if mine >= limit:
             raise InputError(
                 f"You have {mine} jobs waiting or running",

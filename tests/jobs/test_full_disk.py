@@ -102,12 +102,16 @@ def test_limits_are_said_in_one_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     settings = Settings(home=tmp_path, jobs_per_user=3, jobs_at_most=9, job_disk="2GB", bytes_per_day="10GB")
     limits = Limits(settings, Store(settings))
     limits.check_jobs(2, 8)
+    limits.check_jobs(0, 0, paused=2)
     limits.check_bytes("ann", Needs(2 * 10**9, 10**10))
     limits.note("job1", "ann", 9 * 10**9)
     for call, sentence in {
         lambda: limits.check_jobs(
             3, 3
         ): "You have 3 jobs waiting or running: each user may have 3. Wait for one to end",
+        lambda: limits.check_jobs(1, 1, paused=2): (
+            "You have too many jobs: 1 waiting or running and 2 that failed and are kept make 3 of 3. Go on with one"
+        ),
         lambda: limits.check_jobs(0, 9): "9 jobs are waiting or running already: this service takes no more at a time",
         lambda: limits.check_bytes("ann", Needs(3 * 10**9, 1)): (
             "This job is too large for this service: it needs 3.0 GB of disk at a time, one job may take 2.0 GB"

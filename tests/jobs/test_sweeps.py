@@ -80,7 +80,7 @@ def test_the_token_of_a_job_that_was_cancelled_elsewhere_waits_for_its_machine(s
 
 
 def test_a_few_cancelled_jobs_are_looked_at_in_a_round(service: JobService) -> None:
-    """Each look may take a minute; which ones is chance, so that none waits for ever. The disk of all is free at once."""
+    """Each look may take a minute; chance says which, so that none waits for ever. The disk of all is free at once."""
     store, client, looked = service._store, service._client, list[str]()
     folders = [left_by(service, queue(service, f"job{number}")) for number in range(5)]
     for folder in folders:
