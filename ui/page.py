@@ -171,17 +171,22 @@ def _header(desk: Desk, blocks: gr.Blocks, here: str) -> None:
 
             def greet(token: gr.OAuthToken | None, request: gr.Request) -> str:
                 with spoken():
-                    try:
-                        identity = desk.identity_or_none(desk.hub(token, request))
-                    except HubUnavailable:
-                        return AWAY
-                    return user_html(identity.name if identity else "")
+                    return greeting(desk, desk.hub(token, request))
 
             blocks.load(greet, None, user, show_progress="hidden", api_visibility="private")
         else:
             gr.LoginButton(
                 "Sign in with Hugging Face", logout_value="Sign out ({})", size="sm", elem_id="sign-in", scale=0
             )
+
+
+def greeting(desk: Desk, hub: Hub) -> str:
+    """What the header says to the one user of this machine, also while the Hub is away."""
+    try:
+        identity = desk.identity_or_none(hub)
+    except HubUnavailable:
+        return AWAY
+    return user_html(identity.name if identity else "")
 
 
 def user_html(name: str) -> str:

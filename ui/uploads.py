@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -21,6 +22,8 @@ ROUTE = "/gradio_api/upload"
 SWEEP_EVERY = 600.0  # seconds
 LOOK_KEPT = 1.0  # seconds between two looks at the folder
 BLOCK = 4096  # bytes that the smallest file takes, and an empty one or a folder
+REQUEST = 7_000_000  # bytes of one upload: the framework bounds each of a thousand files, not all of a request
+TOO_LARGE = "This upload is too large. At most 5 MB are read."
 REFUSAL = "This service keeps too many uploads at the moment. Try again in an hour."
 
 
@@ -64,7 +67,7 @@ class Uploads:
 
 
 class UploadLimit:
-    """ASGI middleware: no upload is begun while the folder is full."""
+    """ASGI middleware: no upload is begun while the folder is full, or that is larger than what is read."""
 
     def __init__(self, app: ASGIApp, uploads: Uploads) -> None:
         self.app = app
@@ -72,7 +75,14 @@ class UploadLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse with 413 and one sentence, or pass the request on."""
-        if scope["type"] == "http" and scope["path"].rstrip("/") == ROUTE and await self._full.get():
-            await PlainTextResponse(REFUSAL, 413)(scope, receive, send)
+        if scope["type"] == "http" and scope["path"].rstrip("/") == ROUTE and (why := await self._refusal(scope)):
+            await PlainTextResponse(why, 413)(scope, receive, send)
             return
         await self.app(scope, receive, send)
+
+    async def _refusal(self, scope: Scope) -> str:
+        """Why an upload is not taken, "" when it is. The server reads no more of it than its header says."""
+        length = Headers(scope=scope).get("content-length", "")
+        if scope["method"] == "POST" and not (length.isdecimal() and int(length[:20]) <= REQUEST):
+            return TOO_LARGE
+        return REFUSAL if await self._full.get() else ""

@@ -214,7 +214,7 @@ def test_the_shelf_gives_up_what_was_used_longest_ago(scene: Scene) -> None:
 
 
 def test_nobody_asks_too_often_or_too_much(tmp_path: Path) -> None:
-    """One question at a time, ten in five minutes, a short line, places for who is signed in; a household of IPv6 is one."""
+    """One question at a time, ten in five minutes, a short line, places kept for users; a household of IPv6 is one."""
     trying = TryIt(Settings(home=tmp_path))
     trying._thread = True  # type: ignore[assignment]  # nobody answers
     with pytest.raises(InputError, match="This text is too long to try: 2,001 characters, at most 2,000 are read"):

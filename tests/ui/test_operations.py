@@ -14,15 +14,20 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.testclient import TestClient
 
+from hub import patience
+from hub.client import Hub
 from jobs import ready
 from jobs.logs import JsonLines
 from jobs.service import JobService
 from settings import Settings
 from ui import uploads as uploads_module
+from ui.desk import Desk
 from ui.kept import MOST, KeptPages
+from ui.page import AWAY, greeting
 from ui.request_log import RequestLog
+from ui.security import Access
 from ui.shared import SharedLook
-from ui.uploads import REFUSAL, UploadLimit, Uploads
+from ui.uploads import REFUSAL, REQUEST, TOO_LARGE, UploadLimit, Uploads
 
 
 @pytest.fixture
@@ -58,6 +63,17 @@ def test_a_service_says_why_it_is_not_ready(
     other.close()
     monkeypatch.setattr(ready, "PATIENCE", 20)  # for the look that is under way
     assert service.not_ready() == ("No worker is running.",)
+
+
+def test_a_page_opens_while_the_hub_is_away(service: JobService) -> None:
+    """Its header says that nobody knows who is signed in: no error, no traceback."""
+    desk = Desk(service, Access("http://127.0.0.1:9", single_user=True))
+    before = patience.be(patience.Patience(trouble=0.0))
+    try:
+        assert greeting(desk, Hub("http://127.0.0.1:9", "hf_" + "a" * 20)) == AWAY
+    finally:
+        patience.be(before)
+    assert greeting(desk, Hub.anonymous("http://127.0.0.1:9")).startswith("<p>Not signed in")
 
 
 def test_a_look_is_shared_and_kept() -> None:
@@ -139,6 +155,9 @@ def test_uploads_are_bounded_and_expire(tmp_path: Path, monkeypatch: pytest.Monk
 
     client = TestClient(app)
     assert client.post("/gradio_api/upload", content=b"x").status_code == 200
+    for content in (b"x" * (REQUEST + 1), iter([b"x"])):  # the latter does not tell its length
+        refused = client.post("/gradio_api/upload", content=content)
+        assert (refused.status_code, refused.text) == (413, TOO_LARGE)
     folder = tmp_path / "uploads" / "abc"
     folder.mkdir()
     (folder / "text.csv").write_bytes(b"x")
