@@ -123,7 +123,11 @@ def main() -> None:
     site = "https://huggingface.co" if space_hosts else ""
     host = "0.0.0.0" if space_hosts else settings.host  # a Space's own proxy is the only one that reaches it
     app = build_app(desk, origins=origins, site=site, uploads=uploads_of(settings))
-    serve(app, host, settings.port, behind_proxy=bool(space_hosts))
+    try:
+        serve(app, host, settings.port, behind_proxy=bool(space_hosts))
+    finally:
+        if trying is not None:
+            trying.close()
 
 
 def uploads_of(settings: Settings) -> Uploads:

@@ -27,7 +27,7 @@ from jobs.statistics_preview import StatisticsPreview, preview_statistics
 from jobs.store import ACTIVE, QUEUE, WORKFLOW, Store, a_worker_lives, answers
 from jobs.text import HandedOver, raise_unless_handed_over
 from jobs.turns import line
-from jobs.upkeep import clean_expired, is_stranded, stranded
+from jobs.upkeep import clean_expired, is_stranded, paused, stranded
 from jobs.verify import verifiable
 from jobs.verify_result import Verification, kept
 from merging.errors import InputError, MergeError, Problem
@@ -256,6 +256,8 @@ class JobService:
             self._client.cancel_workflow(id)
             if before.status != "PENDING" and self._require(id, user).status == "CANCELLED":
                 self._release(id)  # no worker has it, so nobody else would clean up
+        elif (failure := _failure(before)) is not None and failure.kept:
+            self._folder(id).remove()  # it is given up
         return self.get(id, user)
 
     @answers
@@ -271,7 +273,7 @@ class JobService:
         steps = self._client.list_workflow_steps(id)
         step = next(one["function_id"] for one in steps if one["function_name"] == failure.stage)
         with self._store.submitting():
-            self._check_limit(user, job.repo_id)
+            self._check_limit(user, job.repo_id, going_on=id)
             self._store.tokens.put(id, str(hub.token))
             self._folder(id).create()
             self._folder(id).renewed.touch()
@@ -310,7 +312,7 @@ class JobService:
         """Delete jobs that ended more than `keep_days` ago, with all their files. Returns how many."""
         return clean_expired(self._store, self._client, self._settings.keep_days, now)
 
-    def _check_limit(self, user: str, repo_id: str | None) -> None:
+    def _check_limit(self, user: str, repo_id: str | None, going_on: str = "") -> None:
         """No more jobs than allowed, and no two that make the same repo. Raises InputError."""
         active = self._client.list_workflows(user=user, name=WORKFLOW, status=ACTIVE, load_output=False)
         for status in active:
@@ -324,7 +326,8 @@ class JobService:
                     "output.repo_id",
                 )
         everybody = self._client.list_workflows(name=WORKFLOW, status=ACTIVE, load_input=False, load_output=False)
-        self._limits.check_jobs(len(active), len(everybody))
+        others = [id for id in paused(self._store, self._client, user) if id != going_on]
+        self._limits.check_jobs(len(active), len(everybody), len(others))
 
     def _ahead(self, id: str) -> int:
         """Jobs, running and waiting, that come before a waiting one; the whole line is read once a second."""

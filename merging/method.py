@@ -362,8 +362,8 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 def normalised(weights: Sequence[float], *, may_cancel: bool = False) -> tuple[float, ...]:
     """The weights divided by their sum. When that is zero: as they are if they `may_cancel`, else an InputError."""
     total = math.fsum(weights)
-    if may_cancel and abs(total) < 1e-8:
-        return tuple(weights)
+    if not weights or (may_cancel and abs(total) < 1e-8):
+        return tuple(weights)  # that there are no models is said elsewhere
     if abs(total) < 1e-12:
         raise InputError(
             "The weights sum to zero",

@@ -137,9 +137,9 @@ class EvaluationSet(Strict):
 
     @property
     def title(self) -> str:
-        """The name, or what the data are called."""
+        """The name, or what the data are called; what was uploaded, by the tasks whose domain it is."""
         if self.name or self.is_handed_over:
-            return self.name or "uploaded text"
+            return self.name or " and ".join(self.in_domain) or "uploaded text"
         return self.data.rstrip("/").rpartition("/")[2]
 
 

@@ -20,6 +20,7 @@ from ui.evaluation_sets import (
     guessed_domain,
     label_wish,
     matched,
+    raise_if_unlabelled,
     read_set,
     source_of,
     uploaded_rows,
@@ -173,11 +174,12 @@ class EvaluationForm:
 
     def _add(self, data: dict[Any, Any]) -> Updates:
         """The set that was written joins the others, or takes the place of one with the same name and data."""
-        draft, _ = self._state(data)
+        draft, known = self._state(data)
         try:
             values = self._values(data)
             look = self._looked(values, Hub.anonymous()) if values["source"] == UPLOAD and values["file"] else None
             entry = read_set(values, look)
+            raise_if_unlabelled(entry, [known[one["model"]] for one in draft["models"] if one["model"] in known])
             sets = with_set(draft.get("evaluate", ()), entry)
         except InputError as error:
             return {self.note: render.problems(error.problems)}

@@ -58,6 +58,14 @@ def _kind(look: DataLook | None) -> Set:
     return {"kind": "token-classification" if look.by_word else "language-modelling"}
 
 
+def raise_if_unlabelled(entry: Set, parents: Sequence[Parent]) -> None:
+    """InputError for plain text where a model is a classifier: its answers are compared with labels."""
+    if entry.get("kind") == "language-modelling" and any(parent.labels for parent in parents):
+        what = "This file has no column of labels"
+        why = "the answers of a classifier are compared with them"
+        raise InputError(what, why, "Name the column, or take a file that has one", f"{WHERE}.label_column")
+
+
 def with_set(sets: Sequence[Set], entry: Set) -> list[Set]:
     """The sets with one more, which replaces one of the same name and data. Raises InputError for too many."""
     others = [one for one in sets if _key(one) != _key(entry)]
@@ -73,7 +81,8 @@ def _key(entry: Mapping[str, Any]) -> tuple[str, str, str]:
 def title(entry: Mapping[str, Any]) -> str:
     """What a set is called: by its name, or its data."""
     if entry["data"] == HANDED_OVER:
-        return str(entry.get("name") or "uploaded text")
+        own = (str(model).rpartition("/")[2] for model in entry.get("in_domain") or ())
+        return str(entry.get("name") or " and ".join(own) or "uploaded text")
     return str(entry.get("name") or str(entry["data"]).rstrip("/").rpartition("/")[2])
 
 

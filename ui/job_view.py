@@ -47,14 +47,15 @@ class JobView:
 
     def show(self, job: Job, hub: Hub, request: gr.Request | None) -> Updates:
         """The updates that show this job."""
+        kept = job.publishable or job.resumable
         return {
             self.id: job.id,
             self.seen: _fingerprint(job),
             self.status: self._html(job, hub, request),
-            self.cancel: gr.Button(visible=not job.ended),
+            self.cancel: gr.Button("Give it up" if job.ended else "Cancel this job", visible=not job.ended or kept),
             self.publish: gr.Button(
                 "Publish the result again" if job.publishable else "Go on with this job",
-                visible=job.publishable or job.resumable,
+                visible=kept,
             ),
             self.log_box: gr.Accordion(visible=True),
             self.log: job_words.log(self._desk.log(job.id, hub)),

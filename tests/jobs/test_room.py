@@ -116,3 +116,15 @@ def fail(service: JobService, id: str, failure: JobFailed, completed: int) -> No
     found = {"status": "ERROR", "error": serializer.serialize(failure), "serialization": serializer.name()}
     with database.engine.begin() as connection:
         connection.execute(sa.update(jobs).where(jobs.c.workflow_uuid == id).values(completed_at=completed, **found))
+
+
+def test_a_kept_job_is_given_up(runner: Runner, service: JobService) -> None:
+    """Cancelling one that failed and could go on deletes what it kept; it is not counted any more."""
+    folder = JobFolder(runner._store.home, queue(service, "old"))
+    folder_with_work(folder)
+    fail(service, "old", JobFailed(SHORT, "check", True), completed=1000)
+    assert service.get("old", "ann").resumable
+    job = service.cancel("old", "ann")
+    assert (job.status, job.resumable, job.publishable) == ("failed", False, False)
+    assert not folder.path.exists()
+    assert paused(runner._store, runner._client, "ann") == []

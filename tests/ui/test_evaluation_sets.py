@@ -13,7 +13,17 @@ from merging.recipe import HANDED_OVER, SETS_LIMIT, recipe_from_dict
 from merging.tensors import HeaderSource
 from tests.ui.test_render import HOSTILE, safe
 from ui import evaluation_words
-from ui.evaluation_sets import guessed_domain, handed_over, label_wish, matched, read_set, uploaded_rows, with_set
+from ui.evaluation_sets import (
+    guessed_domain,
+    handed_over,
+    label_wish,
+    matched,
+    raise_if_unlabelled,
+    read_set,
+    title,
+    uploaded_rows,
+    with_set,
+)
 from ui.forms import add_model, empty_form, fill_form, read_form, remove_model
 
 ROWS = [{"text": "card is lost", "intent": "card lost"}, {"text": "what is the fee", "intent": "fee"}]
@@ -23,6 +33,12 @@ def fields(**values: Any) -> dict[str, Any]:
     """The fields of a set that nobody touched but for these."""
     empty = {"source": "dataset", "data": "", "file": None, "text_column": None, "label_column": None}
     return empty | {"in_domain": [], "labels": "", "name": "", "examples": 500} | values
+
+
+def parent(*labels: str) -> Parent:
+    """A classifier with these labels; without any it is none."""
+    config = {"id2label": dict(enumerate(labels))} if labels else {}
+    return Parent("ana/x", "0" * 40, config, HeaderSource({}))
 
 
 def a_form(*models: str, **evaluate: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -91,6 +107,21 @@ def test_the_kind_of_an_upload_is_told_by_its_rows() -> None:
     assert kinds == ["token-classification", "language-modelling", None]
 
 
+def test_a_file_without_labels_is_none_for_a_classifier() -> None:
+    """Language models read plain text; a classifier's answers have to be compared with something."""
+    entry = read_set(fields(source="upload", file="/x/mine.csv"), look_at_rows([{"text": "only words"}], "mine"))
+    raise_if_unlabelled(entry, [parent()])
+    with pytest.raises(InputError, match="This file has no column of labels"):
+        raise_if_unlabelled(entry, [parent("card lost", "fee")])
+
+
+def test_an_upload_is_called_by_whose_domain_it_is() -> None:
+    """Two files are told apart, also when nobody names them."""
+    models = ("ana/minilm-banking", "ana/minilm-emotion")
+    sets = [read_set(fields(source="upload", file="/x/mine.csv", in_domain=[model])) for model in models]
+    assert [title(entry) for entry in sets] == ["minilm-banking", "minilm-emotion"]
+
+
 def test_columns_and_labels_are_guessed() -> None:
     """By their usual names; what somebody names counts; a column that is not there does not."""
     look = look_at_rows(ROWS, "mine")
@@ -104,11 +135,6 @@ def test_columns_and_labels_are_guessed() -> None:
 
 def test_the_domain_is_guessed_only_where_it_is_plain() -> None:
     """The one model whose labels these are; with two such models it is for people to say."""
-
-    def parent(*labels: str) -> Parent:
-        config = {"id2label": dict(enumerate(labels))}
-        return Parent("ana/x", "0" * 40, config, HeaderSource({}))
-
     look = look_at_rows(ROWS, "mine")
     banking, mood = parent("fee", "Card_Lost"), parent("joy", "anger")
     assert guessed_domain(look, {"ana/banking": banking, "ana/mood": mood}) == ["ana/banking"]
