@@ -64,11 +64,6 @@ SUBMITTED = """(submitted) => {
     history.pushState(history.state, '', submitted.job)
 }"""  # a reload shows the job, the way back the form
 
-TO_THE_JOB = """() => {
-    const job = document.querySelector('#job')
-    if (new URLSearchParams(location.search).has('id') && innerWidth < 760) job?.scrollIntoView()
-}"""  # on a phone it stands under the list
-
 COUNTED = "(turn, ...rest) => [++window.mergePage.turn, ...rest]"
 PICKS = "() => window.mergePage.picks"
 

@@ -10,7 +10,7 @@ from jobs.job import Job
 from jobs.store import StoreAway
 from merging.errors import InputError, MergeError
 from merging.recipe import recipe_from_yaml
-from ui import browser, job_words, render, statistics_view, verify_view
+from ui import job_words, render, statistics_view, verify_view
 from ui.desk import Desk
 from ui.job_view import EVERY, JobView
 from ui.parts import fragment
@@ -46,8 +46,7 @@ class JobPage:
         self.told = gr.State("")  # what the list says, to leave it alone while nothing is new
         self.timer = gr.Timer(2 * EVERY, active=False)  # runs only while a job of the list does
         listed = [self.list, self.told, self.timer, self.figures]
-        opened = page.load(self._open, None, [*listed, self.links, *self.view.outputs], **QUIET)
-        opened.then(None, None, None, js=browser.TO_THE_JOB, api_visibility="private")
+        page.load(self._open, None, [*listed, self.links, *self.view.outputs], **QUIET)
         gr.on([self.timer.tick, self.view.status.change], self._follow, [self.told, self.view.id], listed, **QUIET)
         self.view.wire()
 

@@ -27,29 +27,27 @@ class ModelPage:
     def build(self, page: gr.Blocks) -> None:
         """Lay the page out inside the `page` that is open, and wire it."""
         self.body = fragment('<p class="mm-quiet">Reading the recipe …</p>', elem_id="merged")
+        page.load(self._open, None, self.body, show_progress="hidden", api_visibility="private")
         TryItSection(self._desk).build(page)
-        self.details = fragment(elem_id="merged-details")
-        page.load(self._open, None, [self.body, self.details], show_progress="hidden", api_visibility="private")
         VerifySection(self._desk).build(page)
 
-    def _open(self, token: gr.OAuthToken | None, request: gr.Request) -> tuple[str, str]:
+    def _open(self, token: gr.OAuthToken | None, request: gr.Request) -> str:
         with spoken():
             repo_id = str(request.query_params.get("id") or "")
             if not repo_id:
-                return render.notice("This page shows one merged model: /model?id=owner/name", "warning"), ""
+                return render.notice("This page shows one merged model: /model?id=owner/name", "warning")
             hub = self._desk.hub(token, request)
             try:
                 merged = self._desk.merged(repo_id, hub)
-                badge = verify_view.badge(self._desk.verification(merged))
-                return summary_html(merged, hub.url, badge), details_html(merged)
+                return merged_html(merged, hub.url, verify_view.badge(self._desk.verification(merged)))
             except InputError as error:
-                return render.problems(error.problems), ""
+                return render.problems(error.problems)
             except MergeError as error:
-                return render.problems([error.problem]), ""
+                return render.problems([error.problem])
 
 
-def summary_html(merged: MergedModel, hub_url: str, badge: str = "") -> str:
-    """What it is, how it does, from what, and the way to merge it again. `badge` tells of its verification."""
+def merged_html(merged: MergedModel, hub_url: str, badge: str = "") -> str:
+    """What it is, from what, how, how to load it, and the way to merge it again. `badge` tells of its verification."""
     text, recipe = render.text, merged.recipe
     again = f"/?{urlencode({'model': merged.repo_id})}"
     actions = render.link(merged.url, "Open on the Hub", css="mm-big")
@@ -61,17 +59,8 @@ def summary_html(merged: MergedModel, hub_url: str, badge: str = "") -> str:
     private = ' <span class="mm-chip">private</span>' if merged.private else ""
     parts = [
         f"<h2>{text(merged.repo_id)}{private}</h2>{badge}<p>{what}.</p><p class='mm-actions'>{actions}</p>",
-        _section("How it does", charts.evaluation(_of_report(merged, "evaluation"))),
+        *_figures(merged.report or {}),
         _section("From what", _parents(merged, hub_url)),
-    ]
-    return f'<article class="mm-merged">{"".join(parts)}</article>'
-
-
-def details_html(merged: MergedModel) -> str:
-    """Where its models differ, how it was made, how to load it, and its recipe."""
-    text, recipe = render.text, merged.recipe
-    parts = [
-        _section("Where the models differ", heat_map.differences(_of_report(merged, "differences"))),
         _section("How", _method(merged)),
         _section("How to load it", _loading(merged)),
         _section("Licence", f"<p>{text(merged.license or 'The card names none: ask the owners of the parents.')}</p>"),
@@ -80,9 +69,12 @@ def details_html(merged: MergedModel) -> str:
     return f'<article class="mm-merged">{"".join(parts)}</article>'
 
 
-def _of_report(merged: MergedModel, part: str) -> Mapping[str, Any]:
-    """Figures that the merge was published with, {} when there are none."""
-    return (merged.report or {}).get(part) or {}
+def _figures(report: Mapping[str, Any]) -> list[str]:
+    """How it does and where its models differ, as far as the merge was published with figures."""
+    evaluated = charts.evaluation(report.get("evaluation") or {})
+    differ = heat_map.differences(report.get("differences") or {})
+    parts = [_section("How it does", evaluated)] if evaluated else []
+    return parts + ([_section("Where the models differ", differ)] if differ else [])
 
 
 def _loading(merged: MergedModel) -> str:
@@ -96,7 +88,7 @@ def _loading(merged: MergedModel) -> str:
 
 
 def _section(title: str, body: str) -> str:
-    return f'<section class="mm-card"><h3>{render.text(title)}</h3>{body}</section>' if body else ""
+    return f'<section class="mm-card"><h3>{render.text(title)}</h3>{body}</section>'
 
 
 def _parents(merged: MergedModel, hub_url: str) -> str:

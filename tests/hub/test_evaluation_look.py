@@ -69,8 +69,8 @@ def test_each_problem_stands_at_its_field(ann: Hub) -> None:
         {"data": "ann/reviews", "label_column": "label", "in_domain": ["a"]},
         {"data": HANDED_OVER, "name": "text", "kind": "language-modelling"},
     ) == {
-        "evaluate.0.head": "uploaded text: there is no task c: the tasks are a, b. Pick one.",
-        "evaluate.0.in_domain": "uploaded text: there is no task d: the tasks are a, b. Pick some.",
+        "evaluate.0.head": "a and d: there is no task c: the tasks are a, b. Pick one.",
+        "evaluate.0.in_domain": "a and d: there is no task d: the tasks are a, b. Pick some.",
         "evaluate.1.data": f"ann/none does not exist, or it {none}",
         "evaluate.2.data": (
             "./mine.csv is a file: only datasets of the Hub are read by name. Name owner/dataset, or upload the file."

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,8 @@ def test_a_look_is_shared_and_kept() -> None:
         assert set(await asyncio.gather(*(shared.get() for _ in range(50)))) == {2}
         assert await shared.get() == 2
 
-    asyncio.run(ask(SharedLook(look, 60)))
+    with ThreadPoolExecutor(1) as pool:  # this thread may have a loop already, of a browser
+        pool.submit(asyncio.run, ask(SharedLook(look, 60))).result()
     assert len(looks) == 2
 
 

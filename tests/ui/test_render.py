@@ -21,7 +21,7 @@ from merging.tensors import HeaderSource
 from tests.tiny_models import save_tiny
 from tests.ui.reports import evaluation
 from ui import job_words, methods_page, render
-from ui.model_page import details_html, summary_html
+from ui.model_page import merged_html
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'`&"
 
@@ -105,7 +105,7 @@ def test_a_merged_models_page_is_safe_and_says_how_to_load_it() -> None:
     recipe = recipe_from_dict({"merge_method": "average", "models": [{"model": f"a/{HOSTILE}"}, {"model": "a/two"}]})
     models = tuple(Loadable(task, "text-classification") for task in recipe.tasks)
     merged = MergedModel("ana/merged", "0" * 40, recipe, recipe.tasks, models, HOSTILE, False, "https://h/ana/m")
-    words = safe(summary_html(merged, "https://hub.example") + details_html(merged)).words
+    words = safe(merged_html(merged, "https://hub.example")).words
     assert HOSTILE in words
     assert "Do not write pipeline(..., subfolder=...): transformers ignores it" in words
     for task in recipe.tasks:
@@ -118,7 +118,7 @@ def test_an_embedding_models_page_names_its_own_library() -> None:
     recipe = recipe_from_dict({"merge_method": "average", "models": ["a/one", "a/two"]})
     models = (Loadable("", "sentence-similarity", "SentenceTransformer"),)
     merged = MergedModel("ana/merged", "0" * 40, recipe, (), models, "mit", False, "https://h/ana/m")
-    words = safe(summary_html(merged, "https://hub.example") + details_html(merged)).words
+    words = safe(merged_html(merged, "https://hub.example")).words
     assert 'model = SentenceTransformer("ana/merged")' in words
     assert "AutoModel" not in words
 
