@@ -43,7 +43,7 @@ def cost(root: Path, models: int, megabytes: int, pairs: int) -> None:
     folders = [write(root / f"{models}-{seed}", megabytes, seed) for seed in range(models)]
     ratios, plain, full = [], [], []
     for number in range(pairs + 1):
-        with mock.patch.object(products.Observer, "look"):
+        with mock.patch.object(products.Observer, "of", return_value={}):
             without, _ = merged(folders, root / "out")
         having, _ = merged(folders, root / "out")
         if number:  # the first pair warms up

@@ -1,13 +1,13 @@
 """How a merge grows: with threads, and with the size of its models: `python -m benchmarks.scaling`.
 
-TIES of two models on their base and RegMean of three (layers of 1024 inputs) on one thread and on two, and an average
-of two models of half a gigabyte and of four, in time per byte. Files lie in memory where there is room.
+TIES of two models on their base (density 0.2, as in the paper) and RegMean of three (layers of 1024 inputs) on one
+thread and on two in turn, and an average of two models of half a gigabyte and of four, in time per byte. The least of
+the runs counts; small models are merged more often. Files lie in memory where there is room.
 """
 
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ def merged(method: str, folders: list[Path], out: Path, threads: int, grams: lis
             replace(parent, statistics={"gram": file["gram"].fact}) for parent, file in zip(parents, files, strict=True)
         ]
     wish: dict[str, Any] = {"merge_method": method, "models": [{"model": parent.model} for parent in parents]}
+    wish |= {"parameters": {"density": 0.2}} if method == "ties" else {}
     recipe = recipe_from_dict(wish | ({"base_model": base.model} if base else {}))
     plan = make_plan(recipe, parents, base).raise_if_impossible()
     out.mkdir(exist_ok=True)
@@ -42,21 +43,14 @@ def merged(method: str, folders: list[Path], out: Path, threads: int, grams: lis
     return report.seconds - report.hashing
 
 
-def least(run: Callable[[], float], runs: int) -> float:
-    """The least of some runs, after one that brings the files in."""
-    run()
-    return min(run() for _ in range(runs))
-
-
 def by_threads(method: str, megabytes: int, runs: int) -> tuple[float, float]:
     """Seconds on one thread and on two."""
     with tempfile.TemporaryDirectory(dir=place(megabytes / 1000)) as name:
         folders = [write(Path(name) / str(seed), megabytes, seed) for seed in range(3)]
         grams = [gram_file(folder, 1024) for folder in folders] if method == "regmean" else None
-        one, two = (
-            least(lambda count=threads: merged(method, folders, Path(name) / "out", count, grams), runs)  # type: ignore[misc]
-            for threads in (1, 2)
-        )
+        merged(method, folders, Path(name) / "out", 2, grams)  # brings the files in
+        pairs = [[merged(method, folders, Path(name) / "out", count, grams) for count in (1, 2)] for _ in range(runs)]
+        one, two = map(min, zip(*pairs, strict=True))
         return one, two
 
 
@@ -64,7 +58,7 @@ def by_size(megabytes: int, runs: int) -> float:
     """Nanoseconds for each byte of an average of two models: read or written."""
     with tempfile.TemporaryDirectory(dir=place(megabytes / 2000)) as name:
         folders = [write(Path(name) / str(seed), megabytes, seed) for seed in range(2)]
-        seconds = least(lambda: merged("average", folders, Path(name) / "out", 2), runs)
+        seconds = min(merged("average", folders, Path(name) / "out", 2) for _ in range(1 + runs))
         return seconds / (3 * (folders[0] / "model.safetensors").stat().st_size) * 1e9
 
 
@@ -82,7 +76,8 @@ def main() -> None:
     for method in ("ties", "regmean"):
         one, two = found[method] = by_threads(method, options.megabytes, options.runs)
         print(f"{method}: {one:.2f} s on one thread, {two:.2f} s on two: {one / two:.2f} times as fast", flush=True)
-    small, large = found["average"] = [by_size(size, options.runs) for size in options.sizes]
+    most = max(options.sizes)
+    small, large = found["average"] = [by_size(size, options.runs * most // size) for size in options.sizes]
     names = [f"{size / 1000:g} GB" for size in options.sizes]
     print(f"average: {small:.3f} ns a byte at {names[0]}, {large:.3f} at {names[1]}: {large / small - 1:+.0%}")
     if options.json:

@@ -70,7 +70,8 @@ def _run(
             answer("log", str(problem))
         answer("error", {"problem": asdict(problems[0]), "passing": error.passing})
     except Exception as error:
-        answer("error", {"problem": asdict(_unexpected(name, error, str(request.get("token") or "")))})
+        problem = _unexpected(name, error, str(request.get("token") or ""))
+        answer("error", {"problem": asdict(problem), "passing": False})
 
 
 def _drive(stage: Generator[Progress, None, dict[str, Any]], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

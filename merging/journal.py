@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,15 @@ class Journal:
         except (OSError, ValueError, KeyError):
             pass  # nothing finished yet
 
-    def finish(self, path: str, seen: Any, notes: Sequence[str] = ()) -> None:
-        """Note a shard that has its final name, what was seen while it was made, and the report's notes so far."""
+    def finish(self, path: str, seen: Callable[[], Any], notes: Sequence[str] = ()) -> None:
+        """Note a shard that has its final name, what was seen in it, and the report's notes so far.
+
+        `seen` may wait for whoever looks at the shard while it is hashed.
+        """
         began = time.monotonic()
         self.finished[path] = sha256_of(self._out / path)
         self.hashing += time.monotonic() - began
-        self.seen[path] = seen
+        self.seen[path] = seen()
         temporary = self._path.with_suffix(".tmp")
         self.notes = list(notes)
         stored = {"work": self._identity, "shards": self.finished, "seen": self.seen, "notes": self.notes}

@@ -1,4 +1,4 @@
-"""How models differ, measured while they are merged: sums of products of what each has learnt, tensor by tensor.
+"""How models differ, measured when they have been merged: sums of products of what each has learnt, tensor by tensor.
 
 What model i has learnt since the reference R is its task vector τᵢ = Wᵢ − R. R is the base where the method reads one,
 else the mean of the models. Norms, distances, cosines and conflicts all follow from Σ τᵢτⱼ and Σ |τᵢτⱼ| (see
@@ -7,7 +7,6 @@ look at all of them would take as long as an average. Sums are float64. Which ch
 added, follow from the names and shapes of the tensors alone: threads and blocks do not change a bit.
 """
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -25,7 +24,7 @@ from merging.steps import Shard, Step
 
 CHUNK = 1 << 12  # values that lie side by side and are looked at together
 EVERY = 32  # of so many chunks of a tensor one is looked at,
-LEAST = 8  # but at least so many of each tensor
+LEAST, MOST = 8, 256  # but at least and at most so many of each tensor
 MODELS = 50  # of more models nothing is measured: the pairs grow as their square
 BATCH = 4  # chunks that are multiplied at once: 128 KB a model, which stay in the caches
 ALIKE = 1e-9  # of two task vectors this near, as a share of their squares, every value is compared
@@ -67,45 +66,28 @@ class Products:
 
 
 class Observer:
-    """Looks at what the threads of a merge have just read, while it is still in the system's memory."""
+    """Looks at the models of a shard that is written, while what was read of them is still in the system's memory."""
 
     def __init__(self, operands: Operands) -> None:
         self._operands = operands
-        self._found: dict[str, dict[int, Products]] = {}  # tensor -> first value of a span -> its sums
-        self._lock = threading.Lock()
         self._buffers = Buffers()
 
-    def look(self, step: Step, start: int, stop: int) -> None:
-        """Add what a span of a tensor says: values [start:stop], cut at multiples of CHUNK."""
-        if not self._covers(step):
-            return
-        chunks = [place for place in places_of(step.name, step.spec.numel) if start <= place < stop]
-        if not chunks:
-            return
+    def of(self, shard: Shard) -> dict[str, list[Any]]:
+        """What the tensors of a shard say: tensor -> `Products.as_list`."""
+        return {step.name: self.look(step).as_list() for step in shard.steps if self._covers(step)}
+
+    def look(self, step: Step) -> Products:
+        """What the chunks of one tensor say."""
+        chunks = places_of(step.name, step.spec.numel)
         total, *rest = (self._batch(step, chunks[at : at + BATCH]) for at in range(0, len(chunks), BATCH))
         for one in rest:
             total += one
-        if self._operands.base is None:
-            total = replace(total, products=_from_mean(total.products))
-        with self._lock:
-            self._found.setdefault(step.name, {})[start] = total
-
-    def of(self, shard: Shard) -> dict[str, list[Any]]:
-        """What was found in the tensors of a finished shard (tensor -> `Products.as_list`); it is then forgotten."""
-        found = {}
-        for step in shard.steps:
-            spans = self._found.pop(step.name, {})
-            if spans:
-                first, *rest = (spans[start] for start in sorted(spans))
-                for one in rest:
-                    first += one
-                found[step.name] = first.as_list()
-        return found
+        return replace(total, products=_from_mean(total.products)) if self._operands.base is None else total
 
     def _covers(self, step: Step) -> bool:
         """Tensors that all models have, and the base where there is one: no other would be read for them."""
         count, base = len(self._operands.parents), self._operands.base
-        if step.action == "copy" or len(step.inputs) < count or not (1 if base else 2) <= count <= MODELS:
+        if step.action == "copy" or not step.spec.numel or len(step.inputs) < count or not (1 if base else 2) <= count <= MODELS:
             return False
         return base is None or step.action == "merge"
 
@@ -163,7 +145,7 @@ def places_of(name: str, size: int) -> tuple[int, ...]:
     The tensor is cut into as many equal stretches as chunks are wanted, and one chunk is drawn from each.
     """
     chunks = -(-size // CHUNK)
-    wanted = min(chunks, max(LEAST, chunks // EVERY))
+    wanted = min(chunks, max(LEAST, min(MOST, chunks // EVERY)))
     digest = sha256(name.encode()).digest()
     draws = np.random.PCG64DXSM(int.from_bytes(digest[:16], "little")).random_raw(wanted) if wanted else ()
     bounds = [number * chunks // wanted for number in range(wanted + 1)] if wanted else []

@@ -20,7 +20,6 @@ from merging.errors import MergeError
 from merging.memory import Budget, anonymous_memory
 from merging.parent import Parent
 from merging.plan import LAPACK_MEMORY, solve_bytes
-from merging.products import Observer
 from merging.progress import Progress
 from merging.roles import inputs_of
 from merging.steps import Shard, Step
@@ -41,7 +40,6 @@ class Work:
         self._block, self._rows, buffered = self._lengths(memory)
         self._budget = Budget(memory - buffered)
         self._streams = threading.local()
-        self.observer = Observer(operands)
         self._lock = threading.Lock()
         self.notes: set[str] = set()
         self.done = self.kept = self.peak_memory = 0  # bytes; kept is what of done an earlier start had finished
@@ -119,8 +117,6 @@ class Work:
                 with self._lock:
                     self.notes.add(f"{step.name}: merged on the CPU, for the GPU's memory did not suffice")
                 written = self._attempt(task, writer, crew, torch.device("cpu"), keep)
-        for one in task.steps:
-            self.observer.look(one, task.start, one.spec.numel if task.stop < 0 else task.stop)
         with self._lock:
             self.done += written
             self.notes.update(task.shared.notes)

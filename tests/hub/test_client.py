@@ -59,6 +59,7 @@ def test_a_busy_hub_is_asked_again(hub: LoopbackHub, ann: Hub, put: Put, tiny: M
     assert read_bytes(ann, "ann/a", "config.json", sha, limit=10_000).startswith(b"{")
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_not_there_is_named() -> None:
     """A connection that cannot be made is a HubUnavailable with the address, without a password in it."""
     nowhere = Hub("http://me:secret@127.0.0.1:9", False)
@@ -70,6 +71,7 @@ def test_a_hub_that_is_not_there_is_named() -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_hub_at_fault_is_named(hub: LoopbackHub, ann: Hub) -> None:
     """A 500 is the Hub's fault, and says so."""
     hub.set_fault("/api/models", status=500, message="the disk is on fire", times=None)

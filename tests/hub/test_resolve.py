@@ -242,6 +242,7 @@ def test_every_problem_is_reported(ann: Hub, two: dict[str, str]) -> None:
         resolved.raise_if_impossible()
 
 
+@pytest.mark.slow
 def test_a_hub_out_of_reach_is_no_input_error() -> None:
     """The user is not blamed for the network."""
     with pytest.raises(HubUnavailable, match="cannot be reached"):

@@ -39,6 +39,8 @@ def stage(name: str) -> Stage:
             time.sleep(0.1)
         if name == "merge":
             helper.kill()
+        if recipe["output"].get("root") == f"unforeseen in {name}":
+            raise LookupError(f"nobody foresaw {request['token']}")
         if name == recipe["output"].get("root"):
             raise InputError(f"{name} went wrong with {request['token']}", "it was told to", "Tell it otherwise")
         if name == "publish":

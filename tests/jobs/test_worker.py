@@ -171,6 +171,16 @@ def test_an_unexpected_error_keeps_its_traceback(workers: Workers, service: JobS
     assert "in _execute_child" in workers.log
 
 
+def test_an_unforeseen_error_of_a_stage_is_named(workers: Workers, service: JobService) -> None:
+    """By its kind and without the token to the owner; where it happened to the operator."""
+    workers.start()
+    job = ended(service, queue(service, "job1", fail_in="unforeseen in fetch"))
+    why = "The stage fetch failed: LookupError: 'nobody foresaw ***'. Run the job again, or tell the operator."
+    assert job.error in (why, why.replace("'", ""))
+    assert not job.publishable
+    assert "in run" in "".join(line["message"] for line in service.log(job.id, "ann"))
+
+
 def test_a_failed_publication_keeps_the_result(workers: Workers, service: JobService) -> None:
     """Output stays, parents and token go, and the job says that it can be published."""
     workers.start()

@@ -88,6 +88,7 @@ def test_an_embedding_model_embeds(tmp_path: Path, dense: int) -> None:
     assert (found["class"], found["embedding"]) == ("BertModel", [1, dense or 32])
 
 
+@pytest.mark.slow
 def test_a_cross_encoder_scores_a_pair(tmp_path: Path) -> None:
     """The other model types of sentence-transformers are loaded by their own class."""
     from sentence_transformers import CrossEncoder

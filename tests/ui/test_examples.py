@@ -29,6 +29,7 @@ def test_the_lists_of_the_product_are_well_formed(file: Path) -> None:
     assert len(titles) == len(set(titles)) == 3
 
 
+@pytest.mark.slow
 def test_only_what_everybody_may_merge_is_offered(hub: LoopbackHub, tmp_path: Path) -> None:
     """What is private or gone is left out, whoever asks; the Hub is asked once; nothing while it is away."""
     hub.add_user("ana")

@@ -35,6 +35,7 @@ def test_a_space_on_its_own_disk_says_what_it_forgets(single_user: bool, service
     assert said is not single_user
 
 
+@pytest.mark.slow
 def test_a_locked_database_is_said_and_asked_again(
     hub: LoopbackHub, service: JobService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
