@@ -25,7 +25,7 @@ from hub.statistics import TAG, path_of
 from hub.statistics_place import WHERE, open_statistics_repo, publishing_problems, target_repo
 from hub.upload import Upload, UploadMeter, hash_files, sending
 from merging.checkpoint import sha256_of
-from merging.errors import InputError, MergeError
+from merging.errors import InputError, MergeError, raise_errors
 from merging.statistics import KINDS, Statistics
 from merging.wish import Place
 
@@ -57,9 +57,7 @@ def publish_statistics(
     if done is not None:
         return done
     found = publishing_problems(hub, model, files, place, private=private, identity=identity)
-    errors = [problem for problem in found if problem.severity == "error"]
-    if errors:
-        raise InputError.of(errors)
+    raise_errors(found)
     repo = _own_repo(hub, repo_id, private) if place == "own" else open_repo(hub, repo_id, where=WHERE)
     uploads = [Upload(path_of(kind), path) for kind, path in sorted(files.items())]
     operations: list[CommitOperationAdd] = [*uploads]

@@ -18,7 +18,7 @@ from hub.identity import Identity, whoami, writing_problem
 from hub.repository import RemoteRepo, open_repo, read_config, read_sides, read_small, read_weights
 from hub.statistics import FoundStatistics, find_statistics, local_statistics, named_statistics
 from merging.checkpoint import TOKENIZER_FILES, open_parent, specs_of, vocabulary_of
-from merging.errors import InputError, MergeError, Problem
+from merging.errors import InputError, MergeError, Problem, errors_of, raise_errors
 from merging.parent import Parent, with_base
 from merging.recipe import ModelEntry, Recipe, StatisticsKind, StatisticsRef, valid_repo_id
 from merging.tensors import HeaderSource
@@ -48,9 +48,7 @@ class Resolved:
 
     def raise_if_impossible(self) -> "Resolved":
         """Itself, or an InputError with every error."""
-        errors = [problem for problem in self.problems if problem.severity == "error"]
-        if errors:
-            raise InputError.of(errors)
+        raise_errors(self.problems)
         return self
 
 
@@ -137,7 +135,7 @@ def check_output(hub: Hub, recipe: Recipe, identity: Identity | None = None) -> 
     try:
         problem = writing_problem(identity or whoami(hub), repo_id.partition("/")[0], where)
         problems = [problem] if problem else []
-        if any(problem.severity == "error" for problem in problems) or not repo_exists(hub, repo_id, where):
+        if errors_of(problems) or not repo_exists(hub, repo_id, where):
             return problems
     except InputError as error:
         return [Problem(p.what, p.why, p.fix, where, p.severity) for p in error.problems]

@@ -252,6 +252,10 @@ class JobFolder:
                     found += os.lstat(f"{folder}/{name}").st_size
         return found
 
+    def room(self, reserve: int) -> int:
+        """Bytes of the disk that are the job's: those that it takes already, and all that are free but the reserve."""
+        return max(0, shutil.disk_usage(self.path).free + self.size - reserve)
+
     def create(self) -> None:
         """Make the folder, readable by this user alone."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)

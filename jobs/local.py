@@ -28,7 +28,7 @@ from merging.checkpoint import open_parent
 from merging.compatibility import quantised
 from merging.device import pick_device
 from merging.engine import Report
-from merging.errors import InputError, MergeError
+from merging.errors import InputError, MergeError, raise_errors
 from merging.evaluation.facts import Example, kind_name, label_names, wanted_kind
 from merging.evaluation.labels import match_labels
 from merging.parent import Parent
@@ -244,10 +244,7 @@ def raise_unless_publishable(hub: Hub, model: str, kind: str, *, private: bool, 
     """InputError for what keeps statistics from being published there: asked before the work, not after it."""
     repo = _model_repo(hub, model)
     private = private or repo.private or repo.gated
-    found = publishing_problems(hub, repo.repo_id, [kind], place, private=private)
-    errors = [problem for problem in found if problem.severity == "error"]
-    if errors:
-        raise InputError.of(errors)
+    raise_errors(publishing_problems(hub, repo.repo_id, [kind], place, private=private))
 
 
 def _model_repo(hub: Hub, model: str) -> RemoteRepo:
@@ -278,8 +275,7 @@ def local_model(
 
 def _plain(parent: Parent) -> Parent:
     """The parent itself. Raises InputError for one whose weights are codes, before anything of it is fetched."""
-    if found := quantised([parent]):
-        raise InputError.of(found)
+    raise_errors(quantised([parent]))
     return parent
 
 

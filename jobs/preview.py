@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hub.client import Hub
 from hub.evaluation_look import evaluation_problems
 from hub.resolve import Resolved, check_output, resolve
-from merging.errors import Problem
+from merging.errors import Problem, errors_of
 from merging.glance import strangers
 from merging.parent import Parent
 from merging.plan import Plan, make_plan
@@ -28,7 +28,7 @@ class Preview:
     @property
     def errors(self) -> tuple[Problem, ...]:
         """The problems that make it impossible."""
-        return tuple(problem for problem in self.problems if problem.severity == "error")
+        return errors_of(self.problems)
 
 
 def make_preview(
@@ -48,7 +48,7 @@ def make_preview(
     if resolved is None:
         resolved = resolve(hub, recipe, folders_allowed=folders_allowed)
     problems = list(resolved.problems)
-    if any(problem.severity == "error" for problem in problems):
+    if errors_of(problems):
         plan = Plan(resolved.recipe, tuple(problems))
     else:
         plan = make_plan(resolved.recipe, resolved.parents, resolved.base)

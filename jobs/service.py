@@ -30,7 +30,7 @@ from jobs.turns import line
 from jobs.upkeep import clean_expired, is_stranded, paused, stranded
 from jobs.verify import verifiable
 from jobs.verify_result import Verification, kept
-from merging.errors import InputError, MergeError, Problem
+from merging.errors import InputError, MergeError, Problem, raise_errors
 from merging.progress import Progress
 from merging.recipe import Recipe
 from merging.wish import StatisticsWish
@@ -111,8 +111,7 @@ class JobService:
             return self._job(known)
         self._check_limit(user, recipe.output.repo_id)
         preview = self.preview(recipe, hub, folders_allowed=folders_allowed)
-        if preview.errors:
-            raise InputError.of(preview.errors)
+        raise_errors(preview.problems)
         plan = preview.plan
         needs = Needs(plan.disk_bytes, plan.download_bytes + plan.output_bytes)
         return self._queue(hub, user, new_id, text, needs, folders_allowed=folders_allowed, rows=rows)
@@ -139,8 +138,7 @@ class JobService:
         if known is not None:
             return self._job(known)
         preview = self.preview_statistics(wish, hub)
-        if preview.errors:
-            raise InputError.of(preview.errors)
+        raise_errors(preview.problems)
         needs = Needs(preview.download_bytes, preview.download_bytes)
         named = wish.model_copy(update={"repo_id": preview.wish.repo_id})
         return self._queue(hub, user, new_id, named.to_yaml(), needs, texts=texts)

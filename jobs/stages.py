@@ -6,7 +6,6 @@ written under another name and renamed, publishing twice publishes once.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -24,7 +23,7 @@ from jobs.job import JobFolder, read_json, write_atomically
 from jobs.recall import Sources, recall, remember
 from jobs.stage import job_folder
 from merging.checkpoint import open_parent
-from merging.errors import InputError, MergeError
+from merging.errors import InputError, MergeError, raise_errors
 from merging.machine import available_memory
 from merging.parent import Parent, with_base
 from merging.plan import Plan, make_plan, memory_problem
@@ -108,12 +107,10 @@ def pin(context: StageContext) -> Steps:
     yield Progress("pin", 0, 1, "steps", "reading headers")
     resolved = resolve(context.hub, context.recipe, folders_allowed=context.folders_allowed).raise_if_impossible()
     plan = make_plan(resolved.recipe, resolved.parents, resolved.base).raise_if_impossible()
-    free = shutil.disk_usage(context.folder.path).free + context.folder.size - context.reserve
-    too_large = disk_problem(plan.disk_bytes, free) or memory_problem(plan, context.memory)
-    output = check_output(context.hub, context.recipe) if context.publishes else []
-    errors = [problem for problem in output if problem.severity == "error"]
-    if too_large or errors:
-        raise InputError.of([too_large] if too_large else errors)
+    room = context.folder.room(context.reserve)
+    too_large = disk_problem(plan.disk_bytes, room) or memory_problem(plan, context.memory)
+    raise_errors([too_large] if too_large else [])
+    raise_errors(check_output(context.hub, context.recipe) if context.publishes else [])
     write_atomically(context.folder.recipe, context.recipe.to_yaml())
     write_atomically(context.folder.plan, json.dumps(plan.as_dict()))
     write_atomically(context.folder.pinned, resolved.recipe.to_yaml())
@@ -426,7 +423,7 @@ def _context(path: Path, request: Mapping[str, Any]) -> StageContext:
         device=request["device"],
         threads=request["threads"],
         memory=request["memory"],
-        reserve=request.get("reserve", 0),
+        reserve=request["reserve"],
         public_url=request["public_url"] or "",
     )
 

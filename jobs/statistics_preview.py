@@ -12,7 +12,7 @@ from hub.statistics import open_statistics
 from hub.statistics_place import publishing_problems, target_repo
 from merging.architecture import GENERIC, architecture_of
 from merging.compatibility import few_tokens, quantised
-from merging.errors import InputError, Problem
+from merging.errors import InputError, Problem, errors_of
 from merging.parent import Parent
 from merging.plan import make_plan
 from merging.recipe import recipe_from_dict
@@ -34,7 +34,7 @@ class StatisticsPreview:
     @property
     def errors(self) -> tuple[Problem, ...]:
         """The problems that make it impossible."""
-        return tuple(problem for problem in self.problems if problem.severity == "error")
+        return errors_of(self.problems)
 
 
 def preview_statistics(wish: StatisticsWish, hub: Hub, *, free: int) -> StatisticsPreview:

@@ -17,7 +17,7 @@ from jobs.local import local_model
 from jobs.stage import job_folder
 from jobs.stages import Steps, collect_statistics, hub_of
 from jobs.statistics_preview import preview_statistics, raise_if_telling
-from merging.errors import InputError, MergeError, Problem
+from merging.errors import InputError, MergeError, Problem, raise_errors
 from merging.progress import Progress
 from merging.recipe import Calibration
 from merging.statistics import check_values
@@ -33,6 +33,7 @@ class StatisticsContext:
     hub: Hub
     wish: StatisticsWish  # as submitted
     device: str = "auto"
+    reserve: int = 0  # bytes of the disk that are not the job's
 
     @cached_property
     def pinned(self) -> StatisticsWish:
@@ -54,10 +55,8 @@ class StatisticsContext:
 def pin(context: StatisticsContext) -> Steps:
     """Pin the model's revision, look at the disk and at the place where the statistics go."""
     yield Progress("pin", 0, 1, "steps", "reading headers")
-    free = os.statvfs(context.folder.path)
-    preview = preview_statistics(context.wish, context.hub, free=free.f_bavail * free.f_frsize)
-    if preview.errors:
-        raise InputError.of(preview.errors)
+    preview = preview_statistics(context.wish, context.hub, free=context.folder.room(context.reserve))
+    raise_errors(preview.problems)
     if context.wish.text_is_handed_over and not context.folder.text.is_file():
         raise InputError(
             "The text of this job is gone", "it was handed over on another machine, or deleted", "Collect again with it"
@@ -174,6 +173,7 @@ def run_stage(name: str, path: Path, request: Mapping[str, Any]) -> Steps:
         hub=hub_of(request),
         wish=wish,
         device=request["device"],
+        reserve=request["reserve"],
     )
     return (yield from STAGES[name](context))
 

@@ -1,7 +1,6 @@
 """What each stage of a verification does: the merge again, in a folder of its own, and the comparison."""
 
 import json
-import shutil
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -20,7 +19,7 @@ from jobs.verify_compare import MadeAgain
 from jobs.verify_compare import compare as compare_all
 from jobs.verify_result import Verification, keep
 from merging.device import pick_device
-from merging.errors import InputError
+from merging.errors import InputError, raise_errors
 from merging.plan import memory_problem
 from merging.progress import Progress
 from merging.recipe import recipe_from_yaml
@@ -59,20 +58,14 @@ def pin(context: VerifyContext) -> Steps:
     """Read the published recipe at its commit, plan from headers, look at the disk."""
     yield Progress("pin", 0, 1, "steps", "reading headers")
     found = verifiable(context.hub, context.wish.repo_id, context.wish.commit)
-    _raise_without_room(context, found)
+    room = context.folder.room(context.reserve)
+    problem = disk_problem(found.disk_bytes, room, "this verification") or memory_problem(found.plan, context.memory)
+    raise_errors([problem] if problem else [])
     write_atomically(context.folder.recipe, found.recipe.to_yaml())
     write_atomically(context.folder.plan, json.dumps(found.plan.as_dict()))
     write_atomically(context.folder.pinned, found.pinned.to_yaml())
     yield Progress("pin", 1, 1, "steps", found.words)
     return {}
-
-
-def _raise_without_room(context: VerifyContext, found: VerifyPlan) -> None:
-    folder = context.folder
-    free = shutil.disk_usage(folder.path).free + folder.size - context.reserve
-    problem = disk_problem(found.disk_bytes, free, "this verification") or memory_problem(found.plan, context.memory)
-    if problem:
-        raise InputError.of([problem])
 
 
 def fetch(context: VerifyContext) -> Steps:

@@ -42,6 +42,17 @@ def _printable(words: str) -> str:
     return words if words.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in words)
 
 
+def errors_of(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Those that stand in the way; the others are warnings."""
+    return tuple(problem for problem in problems if problem.severity == "error")
+
+
+def raise_errors(problems: Iterable[Problem]) -> None:
+    """InputError with every error among them, if there is one."""
+    if errors := errors_of(problems):
+        raise InputError.of(errors)
+
+
 class MergeError(Exception):
     """A merge cannot go on; `problem` says why in words for its user.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from merging.base import base_problems
 from merging.compatibility import compatibility_problems, covered_architecture
-from merging.errors import InputError, Problem
+from merging.errors import Problem, errors_of, raise_errors
 from merging.expectation import expectation
 from merging.files import files_of, files_of_base
 from merging.heads import HeadRule, arrange
@@ -49,7 +49,7 @@ class Plan:
     @property
     def errors(self) -> tuple[Problem, ...]:
         """The problems that make it impossible."""
-        return tuple(problem for problem in self.problems if problem.severity == "error")
+        return errors_of(self.problems)
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
@@ -110,8 +110,7 @@ class Plan:
 
     def raise_if_impossible(self) -> "Plan":
         """The plan itself, or an InputError with every error."""
-        if self.errors:
-            raise InputError.of(self.errors)
+        raise_errors(self.problems)
         return self
 
     @property
@@ -167,7 +166,7 @@ def make_plan(recipe: Recipe, parents: Sequence[Parent], base: Parent | None = N
     arranged = arrange(parents, base if recipe.base else None)
     sides = side_problems(recipe.tasks, parents, arranged.rule)
     problems = [*recipe_problems(recipe), *sides]
-    if not any(problem.severity == "error" for problem in sides):
+    if not errors_of(sides):
         problems += compatibility_problems(recipe, arranged.parents, arranged.rule) + base_problems(arranged)
     base = arranged.base
     plan = Plan(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from merging.architecture import architecture_of
-from merging.errors import Problem
+from merging.errors import Problem, errors_of
 from merging.heads import HeadRule
 from merging.modules import ACTIVATION, CHAT_FILES, PICTURE_FILES, SENTENCE_FILES, Module
 from merging.parent import Parent
@@ -35,8 +35,7 @@ def side_problems(tasks: Sequence[str], parents: Sequence[Parent], rule: HeadRul
     """
     problems = [problem for index, parent in enumerate(parents) for problem in _own(parent, f"models.{index}.model")]
     problems += _folders(tasks, parents)
-    wrong = any(problem.severity == "error" for problem in problems)
-    if wrong or rule == "apart" or len({parent.model_type for parent in parents}) > 1:
+    if errors_of(problems) or rule == "apart" or len({parent.model_type for parent in parents}) > 1:
         return problems
     first = parents[0]
     for index, parent in enumerate(parents[1:], 1):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,18 @@ def test_statistics_of_all_models_are_one_count(ann: Hub, tmp_path: Path) -> Non
     assert [report.done for report in told] == sorted(report.done for report in told)
     assert {report.total for report in told} == {16}
     assert (told[-1].done, told[-1].unit, told[-1].partial) == (16, "examples", False)
+
+
+def test_the_reserve_of_the_disk_is_no_job_s(ann: Hub, tmp_path: Path) -> None:
+    """A merge and statistics say before they fetch anything that what is left beside it is too little."""
+    work = context(ann, tmp_path / "merge", wish("ann/m0", "ann/m1"))
+    wanted = statistics_wish({"collect": ["gram"], "model": "ann/m0", "text": {"data": HANDED_OVER}})
+    collecting = StatisticsContext(JobFolder(tmp_path / "statistics", "m1"), ann, wanted, reserve=1 << 60)
+    collecting.folder.write_text(sentences(8))
+    with pytest.raises(InputError, match="Not enough disk: this merge needs up to"):
+        reports(stages.pin(replace(work, reserve=1 << 60)))
+    with pytest.raises(InputError, match="Not enough disk: this model with its statistics needs up to"):
+        reports(statistics_stages.pin(collecting))
 
 
 def test_statistics_of_two_kinds_are_two_counts(ann: Hub, tmp_path: Path) -> None:
