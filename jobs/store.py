@@ -132,9 +132,8 @@ class Store:
                     DBOS.migrate(system_database_url=self.url)
                 METADATA.create_all(self.engine)
         except SQLAlchemyError as error:
-            reason = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
             raise InputError(
-                "The job database cannot be used", reason, "Check MERGE_DATABASE_URL and MERGE_HOME"
+                "The job database cannot be used", reason_of(error), "Check MERGE_DATABASE_URL and MERGE_HOME"
             ) from None
 
     def config(self, executor_id: str) -> DBOSConfig:
@@ -220,9 +219,14 @@ def _engine(url: str) -> sa.Engine:
     return engine
 
 
+def reason_of(error: SQLAlchemyError) -> str:
+    """The first line of what the database's library says."""
+    return str(getattr(error, "orig", None) or type(error).__name__).partition("\n")[0]
+
+
 def away(error: SQLAlchemyError) -> StoreAway:
     """What to tell of a database that does not answer; the address and the whole reason are for the log alone."""
-    reason = str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]
+    reason = reason_of(error)
     log.warning("the job database does not answer: %s", reason)
     return StoreAway("another process holds its lock" if "locked" in reason else "it cannot be reached")
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 from dbos import DBOS, DBOSClient
 from dbos._dbos import _get_dbos_instance
-from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.store import QUEUE, ExecutorLock, Store
 from jobs.upkeep import executors
@@ -84,8 +83,3 @@ class TakeOver:
         )
         running = set(_get_dbos_instance()._active_workflows_set.activeList())
         return [status.workflow_id for status in found if status.workflow_id not in running]
-
-
-def reason_of(error: SQLAlchemyError) -> str:
-    """The first line of what the database's library says."""
-    return str(getattr(error, "orig", None) or type(error).__name__).splitlines()[0]

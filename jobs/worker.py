@@ -21,8 +21,8 @@ from dbos import DBOS
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs.child import COMMAND, keep_memory_private
-from jobs.store import QUEUE, ExecutorLock, Store, executor_id
-from jobs.takeover import LockLost, TakeOver, reason_of
+from jobs.store import QUEUE, ExecutorLock, Store, executor_id, reason_of
+from jobs.takeover import LockLost, TakeOver
 from jobs.turns import take_turns
 from jobs.upkeep import clean_expired, stranded, sweep_folders, sweep_tokens
 from jobs.workflow import Runner
