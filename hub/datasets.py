@@ -208,9 +208,9 @@ def text_column_of(row: Mapping[str, Any], data: str, wanted: str | None) -> str
     )
 
 
-def no_column(data: str, column: str, row: Mapping[str, Any]) -> InputError:
+def no_column(data: str, column: str, row: Mapping[str, Any], where: str = "") -> InputError:
     """The error of a column that somebody named and that is not there."""
-    return InputError(f"{data} has no column {column!r}", f"it has {listed(row)}", "Name one of these")
+    return InputError(f"{data} has no column {column!r}", f"it has {listed(row)}", "Name one of these", where)
 
 
 def listed(names: Iterable[str]) -> str:

@@ -17,12 +17,13 @@ from huggingface_hub import constants
 from hub.client import Hub, explained, may_pass, safe_path
 from hub.digests import damaged, digest_of
 from hub.patience import Interrupted, Trial, interrupt
-from hub.repository import open_repo
+from hub.repository import RemoteRepo, open_repo
 from hub.statistics import REFERENCE
 from merging.checkpoint import sha256_of
 from merging.errors import InputError, MergeError
 from merging.parent import Parent, StatisticsFact
 from merging.progress import Progress
+from merging.tensors import HeaderSource
 
 AT_ONCE = 4  # files
 TICK = 0.2  # seconds between reports
@@ -88,6 +89,13 @@ def fetch(hub: Hub, parent: Parent, files: Sequence[str], folder: Path) -> Gener
         {name: facts_of(parent, name) for name in files},
         folder,
     )
+
+
+def fetchable(repo: RemoteRepo) -> Parent:
+    """A repo of which more than a model is wanted, or less, as `fetch` takes it."""
+    sizes = {name: file.size for name, file in repo.files.items()}
+    digests = {name: file.digest for name, file in repo.files.items()}
+    return Parent(repo.repo_id, repo.sha, {}, HeaderSource({}), files=sizes, digests=digests)
 
 
 def facts_of(parent: Parent, name: str) -> tuple[int, str]:

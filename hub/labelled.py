@@ -89,7 +89,7 @@ def columns_of(
         return Columns(text, "")
     if wish.label_column is not None:
         if wish.label_column not in row:
-            raise _no_column(wish.data, wish.label_column, row, "label_column")
+            raise no_column(wish.data, wish.label_column, row, "label_column")
         return Columns(text, wish.label_column)
     others = [name for name in row if name != text]
     usual = [name for name in (TAG_COLUMNS if by_word else LABEL_COLUMNS) if name in others]
@@ -104,19 +104,13 @@ def columns_of(
 def _word_column(row: Mapping[str, Any], wish: EvaluationSet) -> str:
     if wish.text_column is not None:
         if wish.text_column not in row:
-            raise _no_column(wish.data, wish.text_column, row, "text_column")
+            raise no_column(wish.data, wish.text_column, row, "text_column")
         return wish.text_column
     found = [name for name in WORD_COLUMNS if name in row] or [name for name in row if _is_words(row[name])]
     if not found:
         what = f"Which column of {wish.data} holds the words?"
         raise InputError(what, f"it has {listed(row)}", "Name it as text_column", "text_column")
     return found[0]
-
-
-def _no_column(data: str, column: str, row: Mapping[str, Any], where: str) -> InputError:
-    """`no_column`, with the field that names it."""
-    problem = no_column(data, column, row).problem
-    return InputError(problem.what, problem.why, problem.fix, where)
 
 
 def _is_words(value: Any) -> bool:

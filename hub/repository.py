@@ -70,6 +70,11 @@ class RemoteRepo:
     gated: bool = False
     tags: tuple[str, ...] = ()  # of its card, and what the Hub adds
 
+    @property
+    def restricted(self) -> bool:
+        """Whether there are people who may not read it."""
+        return self.private or self.gated
+
 
 def open_repo(hub: Hub, repo_id: str, revision: str | None = None, where: str = "") -> RemoteRepo:
     """Ask the Hub, with this person's own token, whether the repo may be read, and what is in it.

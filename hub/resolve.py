@@ -224,7 +224,7 @@ def _see_repo(question: _Question) -> _Seen:
         calibration=entry.calibration is not None,
         license=repo.license,
         fine_tuned_from=repo.fine_tuned_from,
-        restricted=repo.private or repo.gated,
+        restricted=repo.restricted,
         side=side.result(),
     )
     statistics = {kind: _statistics(question, kind, repo, parent.weights) for kind in question.kinds}

@@ -168,7 +168,7 @@ def read_statistics(hub: Hub, repo: RemoteRepo, path: str, where: str = "") -> F
     header = read_header(hub, repo, path, where)
     source = f"{repo.repo_id}@{repo.sha}:{path}"
     fact = fact_from_header(header, source=source, sha256=file.sha256, nbytes=file.size)
-    return FoundStatistics(fact, repo.private or repo.gated, header.metadata)
+    return FoundStatistics(fact, repo.restricted, header.metadata)
 
 
 def open_statistics(path: Path, where: str = "") -> FoundStatistics:

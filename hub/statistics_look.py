@@ -79,7 +79,7 @@ def _look_at_model(hub: Hub, repo: RemoteRepo) -> Look:
     return Look(
         repo.repo_id,
         repo.sha,
-        repo.private or repo.gated,
+        repo.restricted,
         weights,
         tuple(summaries),
         tuple(problems),
@@ -105,7 +105,7 @@ def _look_at_statistics(hub: Hub, repo: RemoteRepo, paths: list[str]) -> Look:
             weights = weights_of(hub, open_repo(hub, model))
     return Look(
         model if valid_repo_id(model) else "",
-        restricted=repo.private or repo.gated,
+        restricted=repo.restricted,
         weights=weights,
         summaries=tuple(_summary(one, weights) for one in found),
     )

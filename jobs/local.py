@@ -231,7 +231,7 @@ def publish_here(
         fix = f"{ways}; the file is kept at {path}"
         raise_if_telling(hub, model, {kind: path}, private=private, place=place, fix=fix)
     repo = _model_repo(hub, model)
-    private = private or repo.private or repo.gated
+    private = private or repo.restricted
     files = {kind: path}
     return (
         yield from watched(
@@ -243,8 +243,7 @@ def publish_here(
 def raise_unless_publishable(hub: Hub, model: str, kind: str, *, private: bool, place: Place) -> None:
     """InputError for what keeps statistics from being published there: asked before the work, not after it."""
     repo = _model_repo(hub, model)
-    private = private or repo.private or repo.gated
-    raise_errors(publishing_problems(hub, repo.repo_id, [kind], place, private=private))
+    raise_errors(publishing_problems(hub, repo.repo_id, [kind], place, private=private or repo.restricted))
 
 
 def _model_repo(hub: Hub, model: str) -> RemoteRepo:

@@ -149,7 +149,7 @@ def publish(context: StatisticsContext) -> Steps:
             context.hub,
             repo.repo_id,
             context.files,
-            private=wish.private or repo.private or repo.gated,
+            private=wish.private or repo.restricted,
             place=wish.publish,
             job_id=context.folder.id,
             meter=meter,

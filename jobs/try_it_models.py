@@ -15,17 +15,15 @@ from tempfile import TemporaryDirectory
 from typing import Literal
 
 from hub.client import Hub
-from hub.download import fetch
+from hub.download import fetch, fetchable
 from hub.merged import MADE_HERE, read_recipe
 from hub.repository import RemoteFile, RemoteRepo, open_repo, read_small
 from merging.errors import InputError, MergeError
 from merging.files import SIDE_FILES
 from merging.header import WEIGHT_FILE, WEIGHT_INDEX
 from merging.modules import MODULES_FILE, SIDE_LIMIT, modules_of, parse_side
-from merging.parent import Parent
 from merging.progress import Progress, size
 from merging.recipe import Recipe, valid_repo_id
-from merging.tensors import HeaderSource
 
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 CONTENT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
@@ -54,7 +52,7 @@ class Trial:
 
 def content(file: RemoteFile) -> str:
     """The name of a file's content: its SHA-256, git's own hash of a small file."""
-    name = file.sha256 or file.blob_id
+    name = file.digest
     if not CONTENT.fullmatch(name):
         raise MergeError("The Hub does not say what is in a file", "it lists no hash of it", "Try again later")
     return name
@@ -161,7 +159,7 @@ class Shelf:
         done = 0
         for repo, names in _by_repo(missing.values()):
             with TemporaryDirectory(prefix=LINKED, dir=self._place) as draft:
-                for step in fetch(hub, _source(repo, names), names, Path(draft)):
+                for step in fetch(hub, fetchable(repo), names, Path(draft)):
                     yield Progress("try", done + step.done, total, message=f"fetching {repo.repo_id}")
                 for name in names:
                     os.utime(Path(draft) / name)  # `fetch` dates what is right by its hash
@@ -199,9 +197,3 @@ def _by_repo(missing: Iterable[tuple[RemoteRepo, str]]) -> Iterator[tuple[Remote
     for repo, name in missing:
         found.setdefault((repo.repo_id, repo.sha), (repo, []))[1].append(name)
     return iter(found.values())
-
-
-def _source(repo: RemoteRepo, names: Sequence[str]) -> Parent:
-    """What `hub.download.fetch` needs to know of a repo."""
-    sizes, sums = {name: repo.files[name].size for name in names}, {name: repo.files[name].sha256 for name in names}
-    return Parent(repo.repo_id, repo.sha, {}, HeaderSource({}), files=sizes, weights=sums)

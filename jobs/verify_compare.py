@@ -3,7 +3,6 @@
 A published file whose SHA-256 is another one is fetched, compared block by block, and dropped before the next.
 """
 
-import hashlib
 import time
 from collections import defaultdict
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -14,15 +13,15 @@ from shutil import rmtree
 from typing import NamedTuple
 
 from hub.client import Hub
-from hub.download import fetch
+from hub.digests import digest_of
+from hub.download import fetch, fetchable
 from hub.merged import RECIPE_FILE
 from hub.repository import RemoteFile, RemoteRepo, read_headers
 from jobs.verify_result import SHOWN, Verification
 from merging.checkpoint import PICKLES, Checkpoint, SafetensorsFile, addressed, sha256_of
 from merging.equality import Difference, difference
-from merging.parent import Parent
 from merging.progress import Progress
-from merging.tensors import Header, HeaderSource
+from merging.tensors import Header
 
 WEIGHTS = ".safetensors"
 CODE = (".py", ".pyc", ".so", ".dll")
@@ -208,9 +207,7 @@ def _by_value(work: MadeAgain, headers: Mapping[str, Header], scratch: Path) -> 
 
 def _fetched(work: MadeAgain, name: str, scratch: Path, done: int, total: int) -> Generator[Progress, None, None]:
     """Bring one published file into `scratch`."""
-    repo, file = work.repo, work.repo.files[name]
-    source = Parent(repo.repo_id, repo.sha, {}, HeaderSource({}), files={name: file.size}, weights={name: file.sha256})
-    for step in fetch(work.hub, source, [name], scratch):
+    for step in fetch(work.hub, fetchable(work.repo), [name], scratch):
         yield Progress("compare", done + step.done, total, message=f"published {name}")
 
 
@@ -238,11 +235,9 @@ def _beside(work: MadeAgain) -> list[str]:
 
 
 def _is_listed(path: Path, listed: RemoteFile) -> bool:
-    """Whether a small file is the one that the Hub lists, by its SHA-256 or git's own hash."""
-    if listed.sha256:
-        return sha256_of(path) == listed.sha256
-    body = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(body) + body, usedforsecurity=False).hexdigest() == listed.blob_id
+    """Whether a file is the one that the Hub lists."""
+    with path.open("rb") as file:
+        return digest_of(file, path.stat().st_size, listed.digest) == listed.digest
 
 
 def _few(said: Iterable[str]) -> tuple[str, ...]:
