@@ -41,6 +41,24 @@ class Score(_Facts):
     against_average: Annotated[dict[Name, Three], Field(max_length=20)] = {}
 
 
+class SweepPoint(_Facts):
+    """Figures of the merge at one value of a sweep."""
+
+    value: Number
+    metrics: Metrics
+    low: Metrics
+    high: Metrics
+
+
+class Sweep(_Facts):
+    """What a sweep goes over, and what it found."""
+
+    parameter: Name
+    model: Name = ""
+    own: Number | None = None  # of the published merge
+    finding: Sentence = ""
+
+
 class EvaluatedSet(_Facts):
     """One set of labelled text."""
 
@@ -54,6 +72,7 @@ class EvaluatedSet(_Facts):
     in_domain: Annotated[list[Name], Field(max_length=50)] = []
     head: Name = ""
     scores: Annotated[list[Score], Field(max_length=100)] = []
+    sweep: Annotated[list[SweepPoint], Field(max_length=50)] = []
 
 
 class Evaluation(_Facts):
@@ -61,6 +80,7 @@ class Evaluation(_Facts):
 
     sets: Annotated[list[EvaluatedSet], Field(max_length=50)] = []
     seconds: Number = 0.0
+    sweep: Sweep | None = None
     notes: Annotated[list[Sentence], Field(max_length=200)] = []
 
 

@@ -142,8 +142,9 @@ def without_local_paths(recipe: Recipe) -> Recipe:
     if base is not None and ModelEntry(model=base).is_folder:
         base = Path(base).name or "folder"
     sets = tuple(one for one in recipe.evaluate if not one.is_handed_over and not is_local(one.data))
+    sweep = recipe.sweep if sets else None
     models = tuple(map(portable, recipe.models))
-    return recipe.model_copy(update={"models": models, "base_model": base, "evaluate": sets})
+    return recipe.model_copy(update={"models": models, "base_model": base, "evaluate": sets, "sweep": sweep})
 
 
 def portable(entry: ModelEntry) -> ModelEntry:

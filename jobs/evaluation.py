@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hub.datasets import is_local
 from hub.labelled import Labelled, load_labelled
 from jobs.child import scrub
+from jobs.evaluation_sweep import sweep
 from jobs.job import JobFolder, read_json, write_atomically
 from jobs.stages import StageContext, Steps
 from merging.errors import InputError, MergeError, Problem
@@ -35,19 +36,24 @@ def evaluate(context: StageContext) -> Steps:
     if not (read_json(folder.report) or {}).get("evaluation"):
         try:
             found = yield from _compare(context)
-        except MergeError as error:
-            found = _without_figures(error.problem, began)
-        except Exception as error:  # of a library, on a model or data of strangers
-            if context.publishes:  # a job: this goes to its log
-                print(scrub("".join(traceback.format_exception(error)), str(context.hub.token or "")), file=sys.stderr)
-            found = _without_figures(Problem("The evaluation failed", type(error).__name__, "See the log"), began)
+        except Exception as error:
+            found = _without_figures(_told(context, error), began)
         _note(folder, found)
     shutil.rmtree(folder.evaluation, ignore_errors=True)
-    for index, entry in enumerate(context.pinned.models):
-        if not entry.is_folder:
-            for path in context.folder.parent(index).glob("**/*.safetensors"):
-                path.unlink(missing_ok=True)
+    fetched = [folder.parent(index) for index, entry in enumerate(context.pinned.models) if not entry.is_folder]
+    for place in [*fetched, folder.base]:
+        for path in place.glob("**/*.safetensors"):
+            path.unlink(missing_ok=True)
     return {"evaluated": len(read_json(folder.report)["evaluation"]["sets"])}
+
+
+def _told(context: StageContext, error: Exception) -> Problem:
+    """What a person reads of an error; all of one that nobody foresaw goes to the log of a job."""
+    if isinstance(error, MergeError):
+        return error.problem
+    if context.publishes:  # of a library, on a model or data of strangers
+        print(scrub("".join(traceback.format_exception(error)), str(context.hub.token or "")), file=sys.stderr)
+    return Problem("The evaluation failed", type(error).__name__, "See the log")
 
 
 def give_up(folder: JobFolder, problem: Problem) -> None:
@@ -66,6 +72,7 @@ def plain_average(recipe: Recipe) -> Recipe:
         "parameters": {},
         "base_model": None,
         "evaluate": (),
+        "sweep": None,
     }
     return recipe.model_copy(update=changes)
 
@@ -115,7 +122,8 @@ def _compare(context: StageContext) -> Generator[Progress, None, dict[str, Any]]
     yield Progress("evaluate", 0, 0, "examples", "reading the labelled text")
     recipe, notes = context.pinned, list[str]()
     context.folder.evaluation.mkdir(exist_ok=True)
-    parents, _ = context.remote()
+    sources = context.remote()
+    parents = sources[0]
     configs = list(zip(recipe.tasks, [parent.config for parent in parents], strict=True))
     sets = []
     for number, wish in enumerate(recipe.evaluate):
@@ -136,7 +144,14 @@ def _compare(context: StageContext) -> Generator[Progress, None, dict[str, Any]]
     comparison = Comparison(
         candidates, sets, context.folder.evaluation, context.device, is_plain_average(recipe), notes=notes
     )
-    return (yield from comparison.run())
+    figures = yield from comparison.run()
+    shutil.rmtree(context.folder.evaluation / "average", ignore_errors=True)  # its room is that of a sweep's merge
+    if recipe.sweep is None or not comparison.questions:
+        return figures
+    try:
+        return (yield from sweep(context, sources, comparison, figures))
+    except Exception as error:  # the other figures stand
+        return figures | {"notes": [*figures["notes"], f"There is no sweep. {_told(context, error)}"]}
 
 
 def _public(wish: EvaluationSet) -> str:

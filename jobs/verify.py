@@ -82,7 +82,7 @@ def _recorded(repo_id: str, recipe: Recipe) -> Recipe:
             if not ref.sha256 or match is None or not COMMIT.fullmatch(match["revision"] or ""):
                 raise refused(f"its recipe does not say which {named} it was made with")
     models = tuple(entry.model_copy(update={"calibration": None}) for entry in recipe.models)
-    return recipe.model_copy(update={"models": models, "evaluate": ()})
+    return recipe.model_copy(update={"models": models, "evaluate": (), "sweep": None})
 
 
 def _is_pinned(entry: ModelEntry) -> bool:

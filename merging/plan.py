@@ -105,7 +105,7 @@ class Plan:
             for shard in self.shards
         ]
         outputs = [[output.folder, output.parent, output.shards] for output in self.outputs]
-        recipe = self.recipe.without_output().model_copy(update={"evaluate": ()}).to_dict()
+        recipe = self.recipe.without_output().model_copy(update={"evaluate": (), "sweep": None}).to_dict()
         return hashlib.sha256(json.dumps([recipe, work, outputs], sort_keys=True).encode()).hexdigest()
 
     def raise_if_impossible(self) -> "Plan":

@@ -1,7 +1,8 @@
 """A recipe: the whole wish as strict data, YAML in and out.
 
 A superset of the YAML that people already write for merges (`merge_method`, `models`, `base_model`,
-`parameters`, `dtype`); added are `statistics`, `calibration` and `task` per model, `evaluate`, `output` and `seed`.
+`parameters`, `dtype`); added are `statistics`, `calibration` and `task` per model, `evaluate`, `sweep`, `output` and
+`seed`.
 A recipe never holds a token.
 """
 
@@ -143,6 +144,14 @@ class EvaluationSet(Strict):
         return self.data.rstrip("/").rpartition("/")[2]
 
 
+class Sweep(Strict):
+    """Other values of one numeric parameter, at which the merge is evaluated too (`merging.sweep`)."""
+
+    parameter: str = Field(min_length=1, max_length=60)
+    values: tuple[int | float | str, ...] = Field(max_length=100)  # 2 to 12, in the parameter's own range
+    model: str | None = None  # the task whose value it is, where each model has its own; by default all of them
+
+
 class Output(Strict):
     """What becomes of the result."""
 
@@ -168,6 +177,7 @@ class Recipe(Strict):
     dtype: Literal["float32", "float16", "bfloat16"] | None = None  # None: that of the first model
     seed: int = Field(default=0, ge=0, lt=2**31)
     evaluate: tuple[EvaluationSet, ...] = Field(default=(), max_length=SETS_LIMIT)
+    sweep: Sweep | None = None
     output: Output = Output()
 
     @field_validator("models", mode="before")
@@ -333,3 +343,4 @@ def _known_keys(loc: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
     for part in loc[:-1]:
         model = nested.get(str(part), model)
     return list(model.model_fields)
+        "sweep": Sweep,

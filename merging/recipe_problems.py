@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from merging.errors import Problem
 from merging.recipe import Recipe
+from merging.sweep import sweep_problems
 
 FILE_ENDINGS = (".json", ".yaml", ".md", ".txt", ".model", ".jinja", ".safetensors", ".gitattributes")
 
@@ -33,7 +34,7 @@ def recipe_problems(recipe: Recipe) -> list[Problem]:
                     f"The task {task} is named like a file", "it becomes a folder", "Rename it", f"models.{index}.task"
                 )
             )
-    problems += _evaluation_problems(recipe)
+    problems += [*_evaluation_problems(recipe), *sweep_problems(recipe)]
     root = recipe.output.root
     if root is not None and root not in recipe.tasks:
         problems.append(

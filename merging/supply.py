@@ -60,7 +60,7 @@ class Supply:
             written += self.written[shard]
             most = max(most, written + self.bytes_of(present))
             present = {piece for piece in present if last.get(piece) != shard or piece in self.kept}
-        if self.kept:  # all of them, the merge, and the plain average
+        if self.kept:  # all of them, the merge, and the plain average or one merge of a sweep
             most = max(most, self.bytes_of(self.kept) + 2 * written)
         return most + self.beside
 
@@ -94,6 +94,8 @@ def supply_of(recipe: Recipe, arranged: Arrangement, shards: Sequence[Shard], ou
     kept = frozenset(
         Piece(i, file) for i, parent in enumerate(arranged.parents) if parent.revision for file in parent.weights
     )
+    if recipe.sweep:  # it merges anew: what of the base is read stays, too
+        kept |= {piece for pieces in needs.values() for piece in pieces if piece.model == len(arranged.parents)}
     kept = kept if recipe.evaluate else frozenset()
     wanted = whole.union(kept, *needs.values())
     small = small_bytes(recipe, arranged.parents, arranged.base)

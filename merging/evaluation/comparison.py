@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from merging.errors import InputError, MergeError
 from merging.evaluation.answers import Answers, read_answers
-from merging.evaluation.bootstrap import resample
+from merging.evaluation.bootstrap import Resampled, resample
 from merging.evaluation.closeness import Closeness
 from merging.evaluation.ensembles import instance_wise, of_logits
 from merging.evaluation.facts import Example, label_names, wanted_kind
@@ -70,19 +70,21 @@ class Comparison:
     average_is_merge: bool = False  # the merge is the plain average: there is no other one beside it
     ensembles: bool = True
     notes: list[str] = field(default_factory=list)
+    questions: list["Question"] = field(default_factory=list, init=False)  # those that could be asked, after a run
 
     def run(self) -> Generator[Progress, None, dict[str, Any]]:
         """The `evaluation` of a report, see docs/evaluation.md."""
         began = time.monotonic()
         self.scratch.mkdir(parents=True, exist_ok=True)
-        questions = [self._asked(one) for one in self.sets]
-        yield from self._ask([question for question in questions if question])
-        found = [self._score(question) for question in questions if question]
+        asked = [self._asked(one) for one in self.sets]
+        self.questions = [question for question in asked if question]
+        yield from self._ask(self.questions)
+        found = [self._score(question) for question in self.questions]
         return {"sets": found, "seconds": round(time.monotonic() - began, 1), "notes": list(dict.fromkeys(self.notes))}
 
     # Who answers what
 
-    def _asked(self, one: LabelledSet) -> "_Question | None":
+    def _asked(self, one: LabelledSet) -> "Question | None":
         """A set with its kind, its head and those who answer it; None, with a note, where nobody can."""
         try:
             return self._question(one)
@@ -90,7 +92,7 @@ class Comparison:
             self.notes.append(f"{one.wish.title}: there are no figures. {error}")
             return None
 
-    def _question(self, one: LabelledSet) -> "_Question":
+    def _question(self, one: LabelledSet) -> "Question":
         configs = [(own.task, own.config) for own in self.candidates if own.who == "parent"]
         kind = KINDS[wanted_kind(one.wish, one.number, configs)]
         parents = [own for own in self.candidates if own.who == "parent" and kind_of(own.config) is kind]
@@ -109,7 +111,7 @@ class Comparison:
             names = {"data_name": one.wish.title, "model_name": own.title, "where": where}
             match_labels(labels, label_names(own.config), one.wish.labels, **names)
         wide = [own for own in parents if own in fitting or (self.ensembles and own.grams is not None)]
-        return _Question(one, kind, head, fitting, wide, merged)
+        return Question(one, kind, head, fitting, wide, merged)
 
     def _made_for(self, own: Candidate) -> str:
         kind = kind_of(own.config)
@@ -133,7 +135,7 @@ class Comparison:
 
     # What they say
 
-    def _ask(self, questions: Sequence["_Question"]) -> Generator[Progress, None, None]:
+    def _ask(self, questions: Sequence["Question"]) -> Generator[Progress, None, None]:
         work = [
             (own, [question for question in questions if own in question.everybody])
             for own in self.candidates
@@ -142,15 +144,15 @@ class Comparison:
         total = sum(len(question.set.examples) for _, mine in work for question in mine)
         done = kept = 0
         for own, mine in work:
-            model = _OneModel(own, self.device)
+            model = OneModel(own, self.device)
             for question in mine:
-                count, path = len(question.set.examples), self._path(own, question)
+                count, path = len(question.set.examples), self.path(own, question)
                 if path.is_file():
                     kept += count
                 else:
                     message = f"{own.title} on {question.set.wish.title}"
                     yield Progress("evaluate", done, total, "examples", message, kept)
-                    work_ = self._answer(model, question)
+                    work_ = self.answer(model, question)
                     while True:
                         try:
                             yield Progress("evaluate", done + next(work_), total, "examples", message, kept)
@@ -160,7 +162,7 @@ class Comparison:
                 done += count
         yield Progress("evaluate", total, total, "examples", "intervals", kept)
 
-    def _answer(self, model: "_OneModel", question: "_Question") -> Answering:
+    def answer(self, model: "OneModel", question: "Question") -> Answering:
         """What a model says to a set, and how close its texts are to the model's statistics."""
         one = question.set
         loaded = model.loaded(one.wish.max_length)
@@ -178,27 +180,24 @@ class Comparison:
             self.notes.append(f"{own.title} is not part of the instance-wise ensemble. {error}")
             return None
 
-    def _path(self, own: Candidate, question: "_Question") -> Path:
+    def path(self, own: Candidate, question: "Question") -> Path:
+        """Where a candidate's answers to a set are kept."""
         place = self.candidates.index(own)
         return self.scratch / f"answers-{place}-{question.set.number}.npz"
 
     # What follows
 
-    def _score(self, question: "_Question") -> dict[str, Any]:
+    def _score(self, question: "Question") -> dict[str, Any]:
         one, kind = question.set, question.kind
         said = self._said(question)
-        labels, counts = kind.labels(one.examples), []
-        for _, answers in said:
-            names = match_labels(labels, answers.labels, one.wish.labels) if labels else {}
-            counts.append(kind.counts(answers, one.examples, names))
-        drawn = resample(counts, kind.figures, one.wish.seed)
+        drawn = question.figures([answers for _, answers in said])
         average = next((found for found, (own, _) in zip(drawn, said, strict=True) if self._is_average(own)), None)
         scores = []
         for found, (own, _) in zip(drawn, said, strict=True):
             against = found.against(average) if average and not self._is_average(own) else {}
             task = own.task if own.who == "parent" else question.head
             about = {"who": own.who, "title": own.title, "task": task}
-            scores.append(_rounded(about | found.as_dict() | {"against_average": against}))
+            scores.append(rounded(about | found.as_dict() | {"against_average": against}))
         return {
             "name": one.wish.title,
             "data": one.public,
@@ -215,16 +214,16 @@ class Comparison:
     def _is_average(self, own: Candidate) -> bool:
         return own.who == "average" or (own.who == "merge" and self.average_is_merge)
 
-    def _said(self, question: "_Question") -> list[tuple[Candidate, Answers]]:
+    def _said(self, question: "Question") -> list[tuple[Candidate, Answers]]:
         """Everybody's answers that are scored, in the order of a table."""
-        read = {own: read_answers(self._path(own, question)) for own in question.everybody}
+        read = {own: read_answers(self.path(own, question)) for own in question.everybody}
         parents = [(own, read[own]) for own in question.fitting]
         merged = {own.who: (own, read[own]) for own in question.merged}
         together = self._together(question, read) if self.ensembles else []
         order = [*parents, *([merged["average"]] if "average" in merged else []), *together]
         return [*order, *([merged["merge"]] if "merge" in merged else [])]
 
-    def _together(self, question: "_Question", read: Mapping[Candidate, Answers]) -> list[tuple[Candidate, Answers]]:
+    def _together(self, question: "Question", read: Mapping[Candidate, Answers]) -> list[tuple[Candidate, Answers]]:
         title, found = question.set.wish.title, []
         nobody = Path()
         members = self._members(question)
@@ -244,7 +243,7 @@ class Comparison:
             self.notes.append("There is no instance-wise ensemble: it needs the Gram statistics of two parents.")
         return found
 
-    def _members(self, question: "_Question") -> list[Candidate]:
+    def _members(self, question: "Question") -> list[Candidate]:
         """The parents with the labels of the head that answers."""
         first = next((own for own in question.fitting if own.task == question.head), question.fitting[0])
         if not question.kind.labelled:
@@ -253,7 +252,7 @@ class Comparison:
         return [own for own in question.fitting if set(map(fold, label_names(own.config))) == wanted]
 
 
-class _OneModel:
+class OneModel:
     """A candidate in memory, loaded when it is first asked: never twice at a time."""
 
     def __init__(self, own: Candidate, device: str) -> None:
@@ -270,7 +269,7 @@ class _OneModel:
 
 
 @dataclass(frozen=True)
-class _Question:
+class Question:
     """A set, and who answers it."""
 
     set: LabelledSet
@@ -285,11 +284,19 @@ class _Question:
         """All who answer."""
         return list(dict.fromkeys([*self.fitting, *self.wide, *self.merged]))
 
+    def figures(self, said: Sequence[Answers]) -> list[Resampled]:
+        """The figures that follow from these answers, all on the same draws of examples."""
+        one, labels, counts = self.set, self.kind.labels(self.set.examples), []
+        for answers in said:
+            names = match_labels(labels, answers.labels, one.wish.labels) if labels else {}
+            counts.append(self.kind.counts(answers, one.examples, names))
+        return resample(counts, self.kind.figures, one.wish.seed)
 
-def _rounded(value: Any) -> Any:
+
+def rounded(value: Any) -> Any:
     """Plain data with no more digits than mean something."""
     if isinstance(value, dict):
-        return {name: _rounded(one) for name, one in value.items()}
+        return {name: rounded(one) for name, one in value.items()}
     if isinstance(value, list):
-        return [_rounded(one) for one in value]
+        return [rounded(one) for one in value]
     return round(value, DIGITS) if isinstance(value, float) else value
