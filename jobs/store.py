@@ -36,6 +36,8 @@ WORKFLOW = "merge"
 ACTIVE = ["ENQUEUED", "PENDING", "DELAYED"]
 ENDED = ["SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"]
 LOCK_CLASS = 0x4D4D4D  # first half of the key of our advisory locks on Postgres
+SUBMIT_CLASS = 0x4D4D4E  # the same of the lock under which jobs are submitted
+SUBMIT_WAIT = 20  # seconds that it is waited for, and after which it is taken from a machine that went without a word
 BUSY = 30.0  # seconds that a process waits for SQLite's write lock
 BUSY_ASKING = 4.0  # seconds that somebody who looks at a page waits for it
 POSTGRES = {  # a server that went without a word is noticed in half a minute, not after hours
@@ -173,10 +175,17 @@ class Store:
 
     @contextmanager
     def submitting(self) -> Iterator[None]:
-        """One submission at a time on this machine, so that a limit holds."""
+        """One submission at a time, also where several machines share the database: so that a limit holds."""
         with (self.home / "submit.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+            fcntl.flock(lock, fcntl.LOCK_EX)  # so that of this machine one connection at a time waits for the others
+            if self.is_sqlite:
+                yield
+                return
+            with self.engine.begin() as connection:
+                connection.execute(sa.text(f"SET LOCAL lock_timeout = '{SUBMIT_WAIT}s'"))
+                connection.execute(sa.text(f"SET LOCAL idle_in_transaction_session_timeout = '{SUBMIT_WAIT}s'"))
+                connection.execute(sa.text("SELECT pg_advisory_xact_lock(:c, 0)"), {"c": SUBMIT_CLASS})
+                yield
 
     def executor_lock(self, executor_id: str) -> "ExecutorLock":
         """The lock that says that this executor lives."""

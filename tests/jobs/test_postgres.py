@@ -1,21 +1,28 @@
 """The job store on a real Postgres: what SQLite's tests show, and what only a server can do to us."""
 
+import multiprocessing
 import time
+from multiprocessing.queues import Queue
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from hub.client import Hub
 from jobs.job import JobFolder, JobSpec
+from jobs.limits import Needs
 from jobs.service import JobService
 from jobs.store import Store, StoreAway, a_worker_lives
 from merging.errors import InputError
+from settings import Settings
 from tests.jobs.processes import RECIPE, TOKEN, Workers, ended, in_merge, queue, trace, wait_for
 from tests.postgres import Postgres
 
 pytestmark = pytest.mark.slow  # a server, and workers as real processes
 
 STAGES = ["pin", "fetch", "calibrate", "merge", "check", "publish"]
+ROUNDS = 8  # in which two pages submit at the same moment
 TAKEN_OVER_IN = 6.0  # seconds, where workers look every second (in production every five)
 
 
@@ -148,6 +155,39 @@ def test_a_job_that_nobody_runs_is_queued_again(postgres_workers: Workers, postg
         connection.execute(sa.text(claimed), {"executor": executor})
     wait_for(lambda: "job job2 was ours and nobody ran it" in postgres_workers.log, 30)
     assert ended(postgres_service, "job2").status == "done"
+
+
+def submit_at_once(settings: Settings, ready: Barrier, told: "Queue[bool]") -> None:
+    """What the page of one machine does: for each of some users one job, at the same moment as the other one."""
+    service, hub = JobService(settings), Hub("http://127.0.0.1:9", TOKEN)
+    for number in range(ROUNDS):
+        ready.wait(60)
+        recipe = f"merge_method: average\nmodels: [a/one, a/two]\noutput: {{repo_id: u/{settings.home.name}}}\n"
+        try:
+            service._queue(hub, f"user{number}", f"{settings.home.name}{number}", recipe, Needs(1, 1))
+            told.put(True)
+        except InputError:
+            told.put(False)
+    service.close()
+
+
+def test_pages_on_two_machines_keep_one_limit(postgres_workers: Workers, tmp_path: Path) -> None:
+    """Each has a home of its own and submits a job of the same user at the same moment: one is queued."""
+    several = multiprocessing.get_context("fork")
+    ready, told = several.Barrier(2), several.Queue()
+    pages = []
+    for name in ("first", "second"):
+        settings = postgres_workers.settings.model_copy(update={"home": tmp_path / name, "jobs_per_user": 1})
+        JobService(settings).close()
+        pages.append(several.Process(target=submit_at_once, args=(settings, ready, told)))
+    for page in pages:
+        page.start()
+    answers = [told.get(timeout=60) for _ in range(2 * ROUNDS)]
+    for page in pages:
+        page.join(30)
+    assert sum(answers) == ROUNDS
+    with Store(postgres_workers.settings).engine.connect() as connection:
+        assert connection.execute(sa.text("SELECT count(*) FROM dbos.workflow_status")).scalar() == ROUNDS
 
 
 def test_limits_of_a_user_hold(postgres_workers: Workers, postgres_service: JobService) -> None:
