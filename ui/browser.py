@@ -1,4 +1,4 @@
-"""What the merge page does in the browser itself: between an answer's arrival and its showing, a person may type.
+"""What the pages with a form do in the browser itself: between an answer's arrival and its showing, a person may type.
 
 An *offer* is what the server would like to write into fields that people write into too: by field, its `value`, and
 `over`, the text that it may replace although the form did not write it. Check and write are one step without a pause
@@ -9,6 +9,15 @@ from ui.previews import TITLE
 
 OPEN = """() => {
     window.mergePage = {wrote: {}, picks: 0, turn: 0}  // written by the form; choices in the search; previews
+    window.mergePage.address = (link, nonce) => {
+        const {wrote, submitted} = window.mergePage
+        if (link === undefined || (submitted && submitted.nonce !== nonce)) return  // asked before it was submitted
+        const address = link === submitted?.link ? submitted.job : link
+        if (address || location.pathname + location.search === wrote.address) {
+            history.replaceState(history.state, '', address || '/')
+            wrote.address = address
+        }
+    }
     const search = (event) => event.target.closest?.('#search')
     document.addEventListener('input', (event) => { if (search(event)) window.mergePage.picks++ }, true)
     document.addEventListener('pointerdown', (event) => {
@@ -43,24 +52,20 @@ SETTLE = """(offer, root) => {
     }
     const roots = offer?.roots
     const rooted = !roots || roots.includes(root) ? undefined : roots[0] ?? null
-    const {link, nonce} = offer ?? {}, {submitted} = page
+    const {link, nonce} = offer ?? {}
     if (nonce !== undefined) document.documentElement.classList.remove('mm-filling')  // a preview has come
-    if (link !== undefined && (!submitted || submitted.nonce === nonce)) {  // asked after the job was submitted
-        const address = link === submitted?.link ? submitted.job : link
-        if (address || location.pathname + location.search === wrote.address) {
-            history.replaceState(history.state, '', address || '/')
-            wrote.address = address
-        }
-    }
+    page.address(link, nonce)
     const [name, owner, yaml, base] = [take('name'), take('owner'), take('yaml'), take('base')]
     return [wrote.name ?? '', name, owner, rooted, yaml, wrote.base ?? '', base]
 }"""
 
+ADDRESS = "(form) => { window.mergePage.address(form?.link, form?.nonce) }"
 SUBMITTED = """(submitted) => {
     const page = window.mergePage
     if (!submitted || submitted.nonce === page.submitted?.nonce) return
     page.submitted = submitted
     page.wrote.address = submitted.job
+    history.replaceState(history.state, '', submitted.link)  // a preview may still be on its way
     history.pushState(history.state, '', submitted.job)
 }"""  # a reload shows the job, the way back the form
 

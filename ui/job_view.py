@@ -45,6 +45,13 @@ class JobView:
         self.cancel.click(self._cancel, self.id, self.outputs, **quiet)
         self.publish.click(self._publish_again, self.id, self.outputs, **quiet)
 
+    def going(self, id: str, hub: Hub) -> bool:
+        """Whether this job is there and has not ended."""
+        try:
+            return bool(id) and not self._desk.job(id, hub).ended
+        except MergeError:
+            return False
+
     def show(self, job: Job, hub: Hub, request: gr.Request | None) -> Updates:
         """The updates that show this job."""
         kept = job.publishable or job.resumable

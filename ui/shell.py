@@ -4,12 +4,15 @@ The script comes before Gradio's, which closes its streams as soon as a link is 
 lost connection, and reloads the page two seconds later: in the middle of a slow sign-in. It takes the shell away when
 the header stands in the page itself; a page in a frame, where browsers may block the cookie of the sign-in, shows the
 way out of it; a form that a link fills is shown when it is full (for the merge form, `ui.browser.SETTLE` says when), so
-that nothing jumps; and buttons copy.
+that nothing jumps; the way back from a job that was reloaded leads to its form (a script changed the address, so that a
+browser takes both for one page); and buttons copy.
 """
 
 NAVIGATION = (("Merge", "/"), ("Jobs", "/jobs"), ("Statistics", "/statistics"), ("Methods", "/methods"))
 SCRIPT = """{
 addEventListener('beforeunload', (event) => event.stopImmediatePropagation())
+const opened = location.pathname
+addEventListener('popstate', () => { if (location.pathname !== opened) location.reload() })
 if (self !== top) document.documentElement.classList.add('mm-framed')
 const page = document.documentElement.classList
 page.add('mm-opening')

@@ -1,5 +1,6 @@
 """The fields of the Statistics page and back: its values are a wish and a text, problems stand beside their field."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ PLACES = (
     ("Next to the model, in its repo", "model"),
     ("A pull request to the model's repo", "pull-request"),
 )
+WRITTEN = ("model", "dataset", "text_column", "target_column", "image_column", "label_column")
+COUNTED = ("examples", "max_length", "seed")
+PICKED = {
+    name: [value for _, value in one] for name, one in (("source", SOURCES), ("variant", VARIANTS), ("publish", PLACES))
+}  # of what an address may say
 BESIDE = {"model": "model", "collect": "model", "text": "data", "publish": "place", "repo_id": "place"}
 
 
@@ -35,11 +41,9 @@ def has_text(values: Values) -> bool:
 
 def read_wish(values: Values) -> StatisticsWish:
     """The wish in the form. Raises InputError that names every field at fault."""
-    if not values["collect"]:
-        raise InputError("No kind of statistics is ticked", "there are two", "Tick one or both", "collect")
-    if not has_text(values):
-        fix = {DATASET: "Name a dataset", UPLOAD: "Upload a file", PASTE: "Paste one example a line"}
-        raise InputError("There is no text", "statistics are collected from it", fix[values["source"]], "text.data")
+    missing = _missing(values)
+    if missing:
+        raise InputError.of(missing)
     text = {
         "data": hub_id(values["dataset"]) if values["source"] == DATASET else HANDED_OVER,
         **(_columns(values) if values["source"] == DATASET else {}),
@@ -57,6 +61,38 @@ def read_wish(values: Values) -> StatisticsWish:
             "private": bool(values["private"]),
         }
     )
+
+
+def _missing(values: Values) -> list[Problem]:
+    """What a wish cannot do without, in the order of the page."""
+    found = []
+    if not hub_id(values["model"] or ""):
+        found.append(Problem("There is no model", "statistics are of one", "Pick it, or paste owner/name", "model"))
+    if not values["collect"]:
+        found.append(Problem("No kind of statistics is ticked", "there are two", "Tick one or both", "collect"))
+    if not has_text(values):
+        fix = {DATASET: "Name a dataset", UPLOAD: "Upload a file", PASTE: "Paste one example a line"}[values["source"]]
+        found.append(Problem("There is no text", "statistics are collected from it", fix, "text.data"))
+    return found
+
+
+def to_query(values: Values, untouched: Values) -> dict[str, str]:
+    """What of the form an address holds: all that somebody changed, but for a text that is handed over."""
+    return {
+        name: ",".join(value) if isinstance(value, list) else str(value)
+        for name, default in untouched.items()
+        if name not in (UPLOAD, PASTE) and (value := values[name]) and value != default
+    }
+
+
+def from_query(query: Mapping[str, str]) -> dict[str, Any]:
+    """The fields that an address fills; what no field can hold is left out."""
+    found: dict[str, Any] = {name: words[:300] for name, words in query.items() if name in WRITTEN and words}
+    found |= {name: query[name] for name, known in PICKED.items() if query.get(name) in known}
+    found |= {name: int(query[name]) for name in COUNTED if re.fullmatch(r"\d{1,9}", query.get(name, ""), re.ASCII)}
+    kinds = [kind for _, kind in KINDS if kind in query.get("collect", "").split(",")]
+    found |= {"collect": kinds} if kinds else {}
+    return found | ({"private": True} if query.get("private") == "True" else {})
 
 
 def shown_columns(values: Values, reads: Reads) -> dict[str, bool]:

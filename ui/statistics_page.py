@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import gradio as gr
 from gradio.components import Component
@@ -14,7 +15,7 @@ from jobs.text import TEXT_LIMIT
 from merging.errors import InputError, MergeError, Problem
 from merging.recipe import recipe_from_link
 from merging.roles import Reads
-from ui import browser, render, statistics_view
+from ui import browser, job_words, render, statistics_view
 from ui.desk import Desk, Turns
 from ui.forms import hub_id
 from ui.job_view import JobView
@@ -30,10 +31,12 @@ from ui.statistics_form import (
     UPLOAD,
     VARIANTS,
     by_field,
+    from_query,
     has_text,
     read_text,
     read_wish,
     shown_columns,
+    to_query,
 )
 
 Updates = dict[Any, Any]
@@ -58,6 +61,10 @@ class StatisticsPage:
         self.turn = gr.Number(0, visible=False)  # a preview's number; made first: `browser.COUNTED` wants so
         self.nonce = gr.State("")
         self.asked = gr.Textbox(visible=False)  # what the search looked for last
+        self.recipe = gr.State("")  # of the merge that statistics are collected for, as its link has it
+        self.address = gr.JSON(visible=False)  # where the form stands, see `browser.ADDRESS`
+        self.submitted = gr.JSON(visible=False)
+        self.collected = gr.State(None)  # the form as it was when the job was queued
         self.merge = fragment(elem_id="for-merge")
         self.worker = fragment(elem_id="worker")
         with gr.Row(elem_classes="mm-columns"):
@@ -135,9 +142,9 @@ class StatisticsPage:
     # What happens
 
     def _wire(self, page: gr.Blocks) -> None:
-        inputs: set[Any] = {self.turn, self.nonce, *self.controls.values()}
+        inputs: set[Any] = {self.turn, self.nonce, self.recipe, *self.controls.values()}
         notes = [self.model_note, self.data_note, self.place_note, self.note]
-        shown: list[Any] = [self.preview, self.found, self.worker, *notes, *self.groups.values()]
+        shown: list[Any] = [self.preview, self.found, self.worker, self.address, *notes, *self.groups.values()]
         shown += [self.controls[name] for name in COLUMNS]
         quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         asked: dict[str, Any] = {"js": browser.COUNTED, "concurrency_limit": 8, **quiet}
@@ -146,15 +153,21 @@ class StatisticsPage:
         listed = search.key_up(self._search, self.asked, [search, self.asked], **asking, **quiet)  # type: ignore[attr-defined]
         listed.then(None, self.asked, None, js=browser.ASK_AGAIN, api_visibility="private")
         opened = page.load(None, None, None, js=browser.OPEN, api_visibility="private")
-        filled: list[Any] = [search, self.controls["collect"], self.nonce, self.merge]
-        opened.then(self._open, None, filled, **quiet).then(self._preview, inputs, shown, **asked)
+        filled: list[Any] = [*self.controls.values(), self.nonce, self.merge, self.recipe]
+
+        def placed(event: Any) -> None:
+            event.then(None, self.address, None, js=browser.ADDRESS, api_visibility="private")
+
+        placed(opened.then(self._open, None, filled, **quiet).then(self._preview, inputs, shown, **asked))
         for name, control in self.controls.items():
             touched = [control.upload, control.clear] if name == "upload" else [control.input]  # type: ignore[attr-defined]
             touched += [control.blur] if isinstance(control, gr.Textbox | gr.Number) else []
             for event in touched:
-                event(self._preview, inputs, shown, trigger_mode="always_last", **asked)
+                placed(event(self._preview, inputs, shown, trigger_mode="always_last", **asked))
         collecting = [self.preview, self.nonce, self.controls["upload"], *notes, *self.view.outputs]
-        self.button.click(self._collect, inputs, collecting, **quiet)
+        collecting += [self.submitted, self.collected]
+        pressed = self.button.click(self._collect, inputs | {self.collected, self.view.id}, collecting, **quiet)
+        pressed.then(None, self.submitted, None, js=browser.SUBMITTED, api_visibility="private")
         refreshed: list[Any] = [search, self.view.id]
         self.view.status.change(self._published, refreshed, self.found, **quiet)
         self.view.wire()
@@ -166,13 +179,14 @@ class StatisticsPage:
     def _open(self, request: gr.Request) -> Updates:
         """The page is opened, perhaps with a model in its address, and for a merge. A link never submits."""
         query = {name: str(value) for name, value in request.query_params.items()}
-        model, kind = hub_id(query.get("model", ""))[:300], query.get("collect", "")
-        filled: Updates = {self.controls["model"]: gr.Dropdown(value=model)} if model else {}
-        if kind in dict(KINDS).values():
-            filled[self.controls["collect"]] = gr.CheckboxGroup(value=[kind])
+        query["model"] = hub_id(query.get("model", ""))
+        values = from_query(query)
+        filled: Updates = {self.controls[name]: gr.update(value=value) for name, value in values.items()}
         with suppress(InputError):  # a link that was cut leads to the page all the same
             if query.get("recipe"):
-                filled[self.merge] = statistics_view.for_a_merge(recipe_from_link(query["recipe"]), kind, model)
+                wanted, kinds = recipe_from_link(query["recipe"]), values.get("collect", [""])
+                filled[self.merge] = statistics_view.for_a_merge(wanted, kinds[0], values.get("model", ""))
+                filled[self.recipe] = query["recipe"]
         return filled | {self.nonce: uuid.uuid4().hex}
 
     def _preview(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
@@ -181,6 +195,7 @@ class StatisticsPage:
         self._turns.take(session, turn)
         with spoken():
             updates = self._follows(self._values(data), self._desk.hub(token, request))
+        updates[self.address] = {"link": self._link(data), "nonce": data[self.nonce]}
         return updates if self._turns.newest(session, turn) else {self.preview: gr.skip()}
 
     def _follows(self, values: dict[str, Any], hub: Hub) -> Updates:
@@ -212,9 +227,14 @@ class StatisticsPage:
         return updates | self._notes(problems)
 
     def _collect(self, data: dict[Component, Any], token: gr.OAuthToken | None, request: gr.Request) -> Updates:
-        """The button: the job is queued, or what stands in its way is said beside its field."""
+        """The button: the job is queued, or what stands in its way is said beside its field.
+
+        Pressed twice for the same form, it does nothing while the job goes on.
+        """
         with spoken():
             hub, values = self._desk.hub(token, request), self._values(data)
+            if values == data[self.collected] and self.view.going(data[self.view.id], hub):
+                return {self.note: gr.skip()}
             try:
                 wish, texts = read_wish(values), read_text(values)
                 job = self._desk.submit_statistics(wish, hub, texts, data[self.nonce])
@@ -226,7 +246,10 @@ class StatisticsPage:
             if values["upload"]:
                 with suppress(OSError):
                     Path(values["upload"]).unlink()  # the job has it now
-            updates: Updates = {self.nonce: uuid.uuid4().hex, self.controls["upload"]: None, self.note: ""}
+            nonce = uuid.uuid4().hex
+            updates: Updates = {self.nonce: nonce, self.controls["upload"]: None, self.note: ""}
+            updates[self.submitted] = {"nonce": nonce, "link": self._link(data), "job": job_words.job_link(job)}
+            updates[self.collected] = values | {"upload": None}
             return updates | self._notes([]) | self.view.show(job, hub, request)
 
     def _published(self, model: str | None, id: str, token: gr.OAuthToken | None, request: gr.Request) -> Any:
@@ -241,6 +264,12 @@ class StatisticsPage:
                 return statistics_view.found(self._desk.look(hub_id(model), hub, anew=True), hub.url)
             except MergeError:
                 return gr.skip()  # the view and the model's note say so
+
+    def _link(self, data: dict[Component, Any]) -> str:
+        """The address of the form as it is, and of the merge that it is for."""
+        query = to_query(self._values(data), {name: control.value for name, control in self.controls.items()})  # type: ignore[attr-defined]
+        query |= {"recipe": data[self.recipe]} if data[self.recipe] else {}
+        return f"/statistics{'?' * bool(query)}{urlencode(query)}"
 
     def _columns(self, values: dict[str, Any], reads: Reads) -> Updates:
         """The fields of columns that mean something for such a model are there, the others are not."""

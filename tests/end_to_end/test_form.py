@@ -100,7 +100,7 @@ def test_a_recipe_pasted_while_a_preview_is_on_its_way_stands(site: Any, filled:
 
 
 def test_a_reload_shows_the_job(site: Any, filled: Page) -> None:
-    """From the moment that the button was pressed; a form that is changed then is its own address again."""
+    """From the moment that the button was pressed; the way back shows the form."""
     page = filled
     name(page).fill("reloaded")
     page.locator("#merge").click()
@@ -110,6 +110,8 @@ def test_a_reload_shows_the_job(site: Any, filled: Page) -> None:
     page.reload()
     expect(page.locator("#job")).to_contain_text("bea/reloaded")
     page.locator("#cancel").click()
+    page.go_back()
+    expect(name(page)).to_have_value("reloaded")
 
 
 def test_the_list_of_jobs_follows(site: Any, filled: Page) -> None:

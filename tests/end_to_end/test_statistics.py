@@ -132,6 +132,44 @@ def test_what_is_wrong_stands_beside_its_field(site: Any, page: Page, plain: str
     expect(page.locator("#place-note")).to_contain_text("the scope write-discussions was not granted")
 
 
+def test_an_untouched_form_says_what_is_missing(site: Any, page: Page) -> None:
+    """The model and the text, each beside its field, when *Collect* is pressed."""
+    page.goto(f"{site.url}/statistics")
+    page.wait_for_timeout(1500)  # the first preview has come
+    page.locator("#collect").click()
+    expect(page.locator("#model-note")).to_contain_text("There is no model: statistics are of one. Pick it, or paste")
+    expect(page.locator("#data-note")).to_contain_text("There is no text: statistics are collected from it.")
+
+
+def test_collect_pressed_twice_is_one_job_and_the_address_holds_it(site: Any, page: Page, plain: str) -> None:
+    """No error stands over the job; a reload shows it, and the way back the form as it was."""
+    api = HfApi(endpoint=site.hub.url, token=site.hub.add_token("ana"))
+    api.create_repo("ana/twice", repo_type="dataset")
+    rows = "text\n" + "".join(f"{line}\n" for line in sentences(20))
+    api.upload_file(repo_id="ana/twice", repo_type="dataset", path_or_fileobj=rows.encode(), path_in_repo="train.csv")
+    page.goto(f"{site.url}/statistics?model={plain}")
+    sign_in(page, "bea")
+    page.goto(f"{site.url}/statistics?model={plain}")
+    page.locator("#dataset textarea").fill("ana/twice")
+    page.get_by_role("checkbox", name="Fisher information").check()
+    expect(page.locator("#preview")).to_contain_text("Ready to collect", timeout=15_000)
+    expect(page).to_have_url(re.compile(r"dataset=ana%2Ftwice"))
+    page.locator("#collect").dblclick()
+    expect(page.locator("#job")).to_contain_text("bea/minilm-plain-merge-statistics")
+    page.locator("#collect").click()
+    expect(page).to_have_url(re.compile(r"/jobs\?id="))
+    page.wait_for_timeout(1000)
+    expect(page.locator(".mm-problems .mm-error:visible")).to_have_count(0)
+    page.locator("#cancel").click()
+    expect(page.locator("#job")).to_contain_text("Cancelled")
+    page.reload()
+    expect(page.locator("#job")).to_contain_text("bea/minilm-plain-merge-statistics")
+    page.go_back()
+    expect(page.locator("#dataset textarea")).to_have_value("ana/twice")
+    expect(page.locator("#search input")).to_have_value(plain)
+    expect(page.get_by_role("checkbox", name="Fisher information")).to_be_checked()
+
+
 def test_a_statistics_repo_can_be_looked_at(site: Any, page: Page) -> None:
     """By anybody, without signing in: what it holds in words."""
     page.goto(f"{site.url}/statistics?model={site.models[0]}")
