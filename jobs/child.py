@@ -7,6 +7,7 @@ process group, so that all it starts ends with it, and it ends when its worker d
 """
 
 import ctypes
+import errno
 import json
 import os
 import re
@@ -20,6 +21,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+from merging.errors import Problem
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = (sys.executable, "-m", "jobs.begin", "jobs.table")
@@ -42,6 +45,23 @@ def scrub(text: str, token: str = "") -> str:
     if token:
         text = text.replace(token, "***")
     return HUB_TOKEN.sub("***", text)
+
+
+def is_full(error: BaseException | None) -> bool:
+    """Whether a disk, or somebody's share of it, that has no room lies at the bottom of an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def unforeseen(stage: str, error: Exception, token: str = "") -> Problem:
+    """An error that nobody foresaw, in one sentence for the user."""
+    if is_full(error):
+        return Problem("The disk is full", f"in the stage {stage}", "Free some space and run the job again")
+    text = scrub(f"{type(error).__name__}: {error}", token).partition("\n")[0]
+    return Problem(f"The stage {stage} failed", text[:500], "Run the job again, or tell the operator")
 
 
 @dataclass

@@ -9,14 +9,15 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jobs.child import scrub, tie_to_worker
+from jobs.child import is_full, scrub, tie_to_worker, unforeseen
 from jobs.job import JobFolder
-from merging.errors import InputError, MergeError, Problem
+from merging.errors import InputError, MergeError
 from merging.progress import Progress
 
 PROGRESS_EVERY = 0.1  # seconds between two lines of progress at least
@@ -68,10 +69,12 @@ def _run(
         problems = error.problems if isinstance(error, InputError) else (error.problem,)
         for problem in problems[1:]:
             answer("log", str(problem))
-        answer("error", {"problem": asdict(problems[0]), "passing": error.passing})
+        answer("error", {"problem": asdict(problems[0]), "passing": error.passing, "full": is_full(error)})
     except Exception as error:
-        problem = _unexpected(name, error, str(request.get("token") or ""))
-        answer("error", {"problem": asdict(problem), "passing": False})
+        token = str(request.get("token") or "")
+        print(scrub("".join(traceback.format_exception(error)), token), file=sys.stderr, flush=True)
+        problem = unforeseen(name, error, token)
+        answer("error", {"problem": asdict(problem), "passing": False, "full": is_full(error)})
 
 
 def _drive(stage: Generator[Progress, None, dict[str, Any]], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -87,17 +90,6 @@ def _drive(stage: Generator[Progress, None, dict[str, Any]], tell: Callable[[dic
         if time.monotonic() - told >= PROGRESS_EVERY:
             tell(waiting)
             told, waiting = time.monotonic(), None
-
-
-def _unexpected(name: str, error: Exception, token: str) -> Problem:
-    """An error that nobody foresaw: one sentence for the user, where it happened for the log."""
-    import traceback
-
-    print(scrub("".join(traceback.format_exception(error)), token), file=sys.stderr, flush=True)
-    if isinstance(error, OSError) and error.errno in (28, 122):  # ENOSPC, EDQUOT
-        return Problem("The disk is full", f"in the stage {name}", "Free some space and run the job again")
-    text = scrub(f"{type(error).__name__}: {error}", token).splitlines()[0][:500]
-    return Problem(f"The stage {name} failed", text, "Run the job again, or tell the operator")
 
 
 def job_folder(path: Path) -> JobFolder:

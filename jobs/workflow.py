@@ -22,7 +22,7 @@ from dbos._error import DBOSAwaitedWorkflowCancelledError
 from sqlalchemy.exc import SQLAlchemyError
 
 from jobs import evaluation, settle
-from jobs.child import COMMAND, JobProcess, child_environment, scrub
+from jobs.child import COMMAND, JobProcess, child_environment, scrub, unforeseen
 from jobs.job import JobFailed, JobFolder, JobSpec, read_json, write_atomically
 from jobs.limits import disk_full, shortage
 from jobs.outline import outline_of
@@ -154,12 +154,11 @@ class Runner:
         except Exception as error:
             self._hold_if_stopping()
             folder.starts.unlink(missing_ok=True)
-            text = scrub(f"{type(error).__name__}: {error}")
+            problem = unforeseen(stage, error)
             where = scrub("".join(traceback.format_exception(error)))
             about = {"job": folder.id, "stage": stage}
             log.error("job %s: the stage %s failed unexpectedly\n%s", folder.id, stage, where, extra=about)
-            folder.append_log(stage, text, "error")
-            problem = Problem(f"The stage {stage} failed", text[:500], "Run the job again, or tell the operator")
+            folder.append_log(stage, str(problem), "error")
             raise JobFailed(problem, stage, stage == "publish") from None
         folder.starts.unlink(missing_ok=True)
         _say(folder, stage, f"{stage} done in {time.time() - began:.1f} s")
@@ -194,7 +193,10 @@ class Runner:
         self._raise_if_short(stage, folder.id)
         if self._running.get((folder.id, threading.get_ident())) is not process:
             raise Disowned(folder.id)  # it was taken from us and came back: the later start has it
-        raise _failure(stage, status, process.answers.error, wait=not folder.text.parent.exists())
+        error = process.answers.error
+        if error is not None and error["full"] and (problem := disk_full(self._store.home, self._reserve)):
+            raise JobFailed(problem, stage, stage == "publish")
+        raise _failure(stage, status, error, wait=not folder.text.parent.exists())
 
     def _begin(self, stage: str, spec: JobSpec, folder: JobFolder, token: str) -> JobProcess:
         """Have the job's child begin the stage; a new child where there is none."""

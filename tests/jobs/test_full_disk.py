@@ -56,8 +56,7 @@ def test_a_job_that_fills_the_disk_ends_and_the_next_one_works(workers: Workers,
         assert JobFolder(workers.home, id).size < 100_000
         assert disk_full(workers.home, RESERVE) is None
     full = "The disk of this service is full: less than 16 MB are free, which are kept for the service itself. "
-    assert said["slow1"] == full + "Try again later, or take smaller models."
-    assert said["fast1"].startswith(("The disk is full: in the stage pin.", "The disk of this service is full"))
+    assert {said["slow1"], said["fast1"]} == {full + "Try again later, or take smaller models."}
     assert worker.poll() is None
     assert "Traceback" not in workers.log
 
