@@ -56,7 +56,13 @@ def render_card(
         _what(recipe, parents, heads),
         _parents_table(recipe, parents, base),
         how_to_load(repo_id, models),
-        "\n".join([figures_section(report.get("evaluation") or {}), *picture_lines(pictures, "evaluation")]),
+        "\n".join(
+            [
+                figures_section(report.get("evaluation") or {}),
+                *picture_lines(pictures, "evaluation"),
+                *picture_lines(pictures, "sweep"),
+            ]
+        ),
         differences_section(report.get("differences") or {}, pictures),
         _facts(report),
         f"## Recipe\n\nAs `recipe.yaml` in this repo has it, with pinned revisions:\n\n{_recipe_block(recipe)}",

@@ -40,8 +40,33 @@ def figures_section(evaluation: Data) -> str:
             "on the same draws: where its brackets leave out 0, the difference is more than the luck of the examples.",
             "",
         ]
+    lines += _sweep(evaluation)
     lines += [f"- {escape(note, 600)}" for note in evaluation["notes"]]
     return "\n".join(lines).rstrip()
+
+
+def _sweep(evaluation: Data) -> list[str]:
+    """The merge at the values of a sweep: what was found, and a table for each set; nothing without a sweep."""
+    told = evaluation.get("sweep")
+    if not told:
+        return []
+    where = f" of {code(told['model'])}" if told["model"] else ""
+    title = f"### The same merge at other values of {code(told['parameter'])}{where}"
+    lines = [title, "", escape(told["finding"], 900)]
+    for one in evaluation["sets"]:
+        points = one.get("sweep") or []
+        if not points:
+            continue
+        metrics = list(points[0]["metrics"])
+        head = [METRICS.get(metric, metric) + ("" if metric == "perplexity" else ", %") for metric in metrics]
+        rows = []
+        for point in points:
+            value = f"{point['value']:g}"
+            value = f"**{value}**, this merge" if point["value"] == told["own"] else value
+            rows.append(f"| {value} | {' | '.join(_cells(point, metrics))} |")
+        lines += ["", f"**{escape(one['name'])}**", "", f"| {code(told['parameter'])} | {' | '.join(head)} |"]
+        lines += ["| --- " * (len(head) + 1) + "|", *rows]
+    return [*lines, ""]
 
 
 def model_index(repo_id: str, evaluation: Data) -> dict[str, Any]:
@@ -94,17 +119,22 @@ def _table(one: Data) -> list[str]:
 def _row(score: Data, first: str, metrics: Sequence[str]) -> str:
     title = code(score["title"]) if score["who"] == "parent" else escape(score["title"])
     title = f"**{title}**" if score["who"] == "merge" else title
-    cells = [
-        f"{figure(score['metrics'][metric], metric)} "
-        f"({figure(score['low'][metric], metric)} to {figure(score['high'][metric], metric)})"
-        for metric in metrics
-    ]
+    cells = _cells(score, metrics)
     against = score["against_average"].get(first)
     difference = ""
     if against:
         value, low, high = (_signed(one, first) for one in against)
         difference = f"{value} ({low} to {high})"
     return f"| {title} | {' | '.join(cells)} | {difference} |"
+
+
+def _cells(score: Data, metrics: Sequence[str]) -> list[str]:
+    """Each figure with its interval: `85.0 (80.0 to 89.0)`."""
+    return [
+        f"{figure(score['metrics'][metric], metric)} "
+        f"({figure(score['low'][metric], metric)} to {figure(score['high'][metric], metric)})"
+        for metric in metrics
+    ]
 
 
 def _signed(value: float, metric: str) -> str:

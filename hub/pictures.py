@@ -14,6 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hub.sweep_axis import named, places
 from merging.places import FINAL, HEAD
 
 if TYPE_CHECKING:  # half a second that no one waits for who draws nothing
@@ -52,8 +53,10 @@ class Picture:
 def pictures_of(report: Mapping[str, Any]) -> tuple[Picture, ...]:
     """The pictures of what a report has: `evaluation` and `differences`, see `merging.differences`. Never raises."""
     found = []
-    for name, draw in (("evaluation", _evaluation), ("differences", _differences)):
-        picture = _drawn(name, draw, report.get(name) or {})
+    evaluation, differences = (report.get(name) or {} for name in ("evaluation", "differences"))
+    drawings = (("evaluation", _evaluation, evaluation), ("sweep", _sweep, evaluation))
+    for name, draw, data in (*drawings, ("differences", _differences, differences)):
+        picture = _drawn(name, draw, data)
         found += [picture] if picture else []
     return tuple(found)
 
@@ -132,6 +135,53 @@ def _best(one: Mapping[str, Any]) -> str:
     value = merge["metrics"][one["metric"]]
     shown = f"{value:.1%}" if one["metric"] != "perplexity" else f"{value:,.1f}"
     return f"{_name(merge['title'])} {shown} {METRICS.get(one['metric'], one['metric'])}"
+
+
+# How good it would be at other values
+
+
+def _sweep(data: Mapping[str, Any]) -> "tuple[Figure, str] | None":
+    """For each set a line over the values of the sweep, with the band of its intervals."""
+    told, sets = data.get("sweep"), [one for one in data.get("sets", ()) if len(one.get("sweep") or ()) > 1][:SETS]
+    if not told or not sets:
+        return None
+    each, foot = 1.6, 0.25  # inches of a set, of the legend
+    height = each * len(sets) + foot
+    figure = _figure(height)
+    for place, one in enumerate(sets):
+        _line(figure.add_axes((0.13, 1 - (each * place + 1.3) / height, 0.82, 1.0 / height)), one, told)
+    legend = f"Band: 95 %.{' Ring: this merge.' if told.get('own') is not None else ''} Dashed: the plain average."
+    figure.text(0.05, 0.1 / height, legend, fontsize=TEXT - 0.5, color=INK)
+    return figure, f"Lines with 95 % intervals over {_name(told['parameter'])}. {_sentence(told['finding'])}"
+
+
+def _line(axes: "Axes", one: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    metric, points = one["metric"], one["sweep"]
+    factor = 1 if metric == "perplexity" else 100
+    values = [point["value"] for point in points]
+    heights, low, high = ([point[part][metric] * factor for point in points] for part in ("metrics", "low", "high"))
+    at = places(values)
+    axes.fill_between(at, low, high, color=COLOURS["merge"], alpha=0.2, linewidth=0)
+    axes.plot(at, heights, color=COLOURS["merge"], linewidth=1.5, marker="o", markersize=3)
+    own = [place for place, value in enumerate(values) if value == told.get("own")]
+    axes.plot([at[place] for place in own], [heights[place] for place in own], "o", mfc="white", mec=INK, ms=6)
+    for score in [score for score in one.get("scores", ()) if score["who"] == "average"]:
+        axes.axhline(score["metrics"][metric] * factor, color=COLOURS["average"], linewidth=1, linestyle="--")
+    shown = named(at, 0.08)
+    axes.set_xticks([at[place] for place in shown], [f"{values[place]:g}" for place in shown])
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(axis="y", color=PALE, linewidth=0.5)
+    unit = "" if metric == "perplexity" else ", %"
+    title = f"{_name(one['name'])}: {METRICS.get(metric, metric)}{unit} by {_name(told['parameter'])}"
+    axes.set_title(title, fontsize=TEXT, color=INK, loc="left", x=-0.1, pad=4, parse_math=False)
+    _plain(axes, [*axes.get_yticklabels(), *axes.get_xticklabels()])
+
+
+def _sentence(text: Any) -> str:
+    """Words as one line of printable letters, whole."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in str(text)[:600]).split())
 
 
 # Where they differ

@@ -1,4 +1,4 @@
-"""A sweep in the stage evaluate: the same merge at other values of one parameter, one at a time, in a folder of its own.
+"""A sweep in the stage evaluate: the same merge at other values of one parameter, one at a time, in its own folder.
 
 Each is deleted as soon as it has answered every set. After a kill it goes on with the first value that has not.
 """

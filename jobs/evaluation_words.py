@@ -17,7 +17,23 @@ def table(evaluation: Mapping[str, Any]) -> list[str]:
         width = max(len(_title(score)) for score in one["scores"])
         lines.append(f"{one['name']}: {head} of {one['examples']:,} examples, with 95 % intervals")
         lines += [f"  {_title(score):{width}}  {_figures(score, metrics)}" for score in one["scores"]]
-    return lines + [f"  note: {note}" for note in evaluation.get("notes", ())]
+    return lines + _sweep(evaluation) + [f"  note: {note}" for note in evaluation.get("notes", ())]
+
+
+def _sweep(evaluation: Mapping[str, Any]) -> list[str]:
+    """A block for each set with a line for each value, and what was found; none without a sweep."""
+    told = evaluation.get("sweep")
+    if not told:
+        return []
+    lines = []
+    for one in evaluation["sets"]:
+        points = one.get("sweep") or []
+        metrics = list(points[0]["metrics"]) if points else []
+        names = [f"{told['parameter']} = {point['value']:g}" for point in points]
+        lines += [f"{one['name']} by {told['parameter']}"] if points else []
+        width = max(map(len, names), default=0)
+        lines += [f"  {name:{width}}  {_figures(point, metrics)}" for name, point in zip(names, points, strict=True)]
+    return [*lines, f"  {told['finding']}"]
 
 
 def _title(score: Mapping[str, Any]) -> str:

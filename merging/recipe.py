@@ -148,7 +148,7 @@ class Sweep(Strict):
     """Other values of one numeric parameter, at which the merge is evaluated too (`merging.sweep`)."""
 
     parameter: str = Field(min_length=1, max_length=60)
-    values: tuple[int | float | str, ...] = Field(max_length=100)  # 2 to 12, in the parameter's own range
+    values: tuple[int | float | str, ...]  # 2 to 12, in the parameter's own range
     model: str | None = None  # the task whose value it is, where each model has its own; by default all of them
 
 
@@ -336,6 +336,7 @@ def _known_keys(loc: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
         "output": Output,
         "calibration": Calibration,
         "evaluate": EvaluationSet,
+        "sweep": Sweep,
         "text": Calibration,
         "statistics": StatisticsRef,
     }
@@ -343,4 +344,3 @@ def _known_keys(loc: tuple[Any, ...], root: type[BaseModel]) -> list[str]:
     for part in loc[:-1]:
         model = nested.get(str(part), model)
     return list(model.model_fields)
-        "sweep": Sweep,

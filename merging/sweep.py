@@ -16,6 +16,15 @@ def numeric(method: MergeMethod) -> tuple[Parameter, ...]:
     return tuple(parameter for parameter in method.parameters if parameter.kind in ("float", "int"))
 
 
+def usual_values(parameter: Parameter) -> tuple[float, ...]:
+    """Five values over the range of a numeric parameter, or around its default where it has none."""
+    low, high = parameter.option.minimum, parameter.option.maximum
+    if low is None or high is None:
+        middle = float(parameter.default) or 1.0
+        low, high = middle / 2, 3 * middle / 2
+    return tuple(low + (high - low) * place / 4 for place in range(5))
+
+
 def swept(recipe: Recipe) -> Parameter:
     """The parameter of the recipe's sweep. Raises InputError for one that the method has not."""
     assert recipe.sweep is not None

@@ -11,7 +11,9 @@ from hub.client import Hub
 from hub.dataset_look import DataLook, look_at_rows
 from jobs.text import TEXT_LIMIT
 from merging.errors import InputError, MergeError, Problem
+from merging.method import MergeMethod
 from merging.parent import Parent
+from merging.sweep import LEAST, MOST
 from ui import evaluation_words, render
 from ui.desk import Desk
 from ui.evaluation_sets import (
@@ -26,9 +28,10 @@ from ui.evaluation_sets import (
     uploaded_rows,
     with_set,
 )
-from ui.forms import Draft
+from ui.forms import Draft, methods
 from ui.parts import chooser, fragment
 from ui.security import spoken
+from ui.sweep_fields import choices, is_of_another
 
 Updates = dict[Any, Any]
 SOURCES = (("A dataset of the Hub", DATASET), ("A file of mine", UPLOAD))
@@ -45,7 +48,8 @@ class EvaluationForm:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self.controls: dict[str, Component] = {}
+        self.controls: dict[str, Component] = {}  # of the set that is being written
+        self.sweep: dict[str, Component] = {}  # by the keys of `ui.forms`
 
     def build(self) -> None:
         """Lay the part out where the page stands, folded."""
@@ -90,6 +94,23 @@ class EvaluationForm:
                     self.controls["name"] = gr.Textbox(label="Name", placeholder="by the data", min_width=150)
                     self.controls["examples"] = gr.Number(500, label="Examples", precision=0, min_width=110)
                 self.add = gr.Button("Add this set", elem_id="evaluation-add")
+            with gr.Row():
+                self.sweep["sweep.parameter"] = gr.Dropdown(
+                    choices(methods()[0]),
+                    value="",
+                    label="Sweep",
+                    info="Try the merge at other values too: a merge each, of which none is published",
+                    allow_custom_value=True,  # of a recipe: what is wrong with it is said below the sets
+                    min_width=150,
+                    elem_id="sweep-parameter",
+                )
+                self.sweep["sweep.values"] = gr.Textbox(
+                    label="Values of the sweep",
+                    info=f"{LEAST} to {MOST} numbers; none: five over its range",
+                    placeholder="0, 0.25, 0.5, 0.75, 1",
+                    min_width=150,
+                    elem_id="sweep-values",
+                )
 
     def wire(self, draft: gr.State, known: gr.State, **quiet: Any) -> tuple[Any, Any]:
         """Connect the fields; gives the two events after which the draft has other sets."""
@@ -109,11 +130,18 @@ class EvaluationForm:
     @property
     def outputs(self) -> list[Any]:
         """What `show` writes."""
-        return [self.list, self.note]
+        return [self.list, self.note, self.sweep["sweep.parameter"]]
 
     def show(self, draft: Draft, found: Sequence[Problem] = ()) -> Updates:
         """The sets of the draft, and what is wrong with them."""
         return {self.list: evaluation_words.sets(draft.get("evaluate", ())), self.note: render.problems(found)}
+
+    def numbers_of(self, method: MergeMethod, shown: str, chosen: str | None) -> Updates:
+        """What a sweep of that method may go over; nothing is touched while it is the method that is shown."""
+        if method.name == shown:
+            return {}
+        stale: dict[str, Any] = {"value": ""} if is_of_another(chosen, method) else {}
+        return {self.sweep["sweep.parameter"]: gr.update(choices=choices(method), **stale)}
 
     # What happens
 

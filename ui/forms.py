@@ -19,6 +19,7 @@ from merging.method import METHODS, MergeMethod, Parameter, find_method
 from merging.parent import Parent
 from merging.recipe import ModelEntry, Recipe, distinctive, recipe_from_dict
 from ui.evaluation_sets import from_recipe, to_recipe
+from ui.sweep_fields import sweep_data
 
 ROWS = 8  # models that the form has room for
 SAME_DTYPE = "as the first model"
@@ -79,6 +80,7 @@ def fields() -> tuple[Field, ...]:
     found = [Field("merge_method", methods()[0].name), Field("dtype", SAME_DTYPE), Field("seed", 0)]
     found += [Field("base_model", None), Field("output.owner", None), Field("output.name", "")]
     found += [Field("output.private", False), Field("output.root", None)]
+    found += [Field("sweep.parameter", ""), Field("sweep.values", "")]
     for method in methods():
         found += [Field(shared_key(method, one), one.default) for one in shared_parameters(method)]
     return (*found, *(field for index in range(ROWS) for field in row_fields(index)))
@@ -119,6 +121,8 @@ def form_data(draft: Draft, values: Values) -> dict[str, Any]:
     if draft.get("evaluate"):
         names = [draft["models"][row]["model"] for row in merged_rows(draft, values)]
         data["evaluate"] = to_recipe(draft["evaluate"], dict(zip(names, tasks_of(data["models"]), strict=True)))
+    sweep = sweep_data(draft.get("sweep_model"), values, method)
+    data |= {"sweep": sweep} if sweep else {}
     data["output"] = _output(draft, values)
     return data
 
@@ -190,6 +194,9 @@ def fill_form(recipe: Recipe) -> tuple[Draft, Values]:
     }
     if recipe.evaluate:
         draft["evaluate"] = from_recipe(recipe, [entry["model"] for entry in draft["models"]])
+    if recipe.sweep:
+        values |= {"sweep.parameter": recipe.sweep.parameter, "sweep.values": ", ".join(map(str, recipe.sweep.values))}
+        draft |= {"sweep_model": recipe.sweep.model} if recipe.sweep.model else {}  # it has no field
     owner, slash, name = (recipe.output.repo_id or "").partition("/")
     values |= {"output.owner": owner, "output.name": name} if slash else {}
     for one in shared_parameters(method):
@@ -257,6 +264,8 @@ def field_of(where: str, method: MergeMethod) -> str:
         return f"models.{parts[1]}"
     if parts[0] in ("dtype", "seed"):
         return "parameters"
+    if parts[0] == "sweep":
+        return "evaluate"
     return parts[0] if parts[0] in ("parameters", "output", "base_model", "evaluate") else ""
 
 

@@ -10,7 +10,7 @@ from jobs.job import Job, StageState
 from merging.method import METHODS
 from merging.progress import Progress
 from merging.recipe import Recipe
-from ui import charts
+from ui import charts, sweep_chart
 from ui.render import ago, download, link, notice, plural, recipe_link, text
 
 STAGE_NAMES = {
@@ -166,7 +166,7 @@ def figures(
 ) -> str:
     """How a merge did, and beside it another one or the way to one."""
     evaluation = report.get("evaluation") or {}
-    shown = charts.evaluation(evaluation)
+    shown = charts.evaluation(evaluation) + sweep_chart.sweep(evaluation)
     if not shown:
         return ""
     parts = [f'<section class="mm-card"><h3>How it does</h3>{shown}</section>']

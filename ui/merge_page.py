@@ -90,6 +90,7 @@ class MergePage:
                 self.button = gr.Button("Merge", variant="primary", size="lg", elem_id="merge")
                 self.view = JobView(self._desk)
         self.controls = {**self._rows.controls, **self._method.controls, **self._result.controls}
+        self.controls |= self._evaluation.sweep
         self._wire(page)
 
     def _models(self) -> None:
@@ -248,6 +249,7 @@ class MergePage:
             method = find_method(values["merge_method"])
             updates: Updates = self._method.show(method) | {self.note: ""}
             updates |= self._rows.fields_of(method, data[self.shown]) | {self.shown: method.name}
+            updates |= self._evaluation.numbers_of(method, data[self.shown], values["sweep.parameter"])
             updates[self.about] = "" if draft["models"] else render.about()
             updates[self.worker] = render.notice(NO_WORKER, "warning") if self._desk.worker_missing() else ""
             hub = self._desk.hub(token, request)

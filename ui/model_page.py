@@ -9,12 +9,12 @@ import gradio as gr
 from hub.how_to_load import snippet, trap
 from hub.merged import MergedModel
 from merging.errors import InputError, MergeError
-from ui import charts, heat_map, render, verify_view
+from ui import charts, heat_map, render, sweep_chart, verify_view
 from ui.desk import Desk
 from ui.forms import label, share, shared_parameters
 from ui.parts import fragment
 from ui.security import spoken
-from ui.try_it import TryItSection
+from ui.try_it import TryItSection, kind_of
 from ui.verify import VerifySection
 
 
@@ -39,19 +39,25 @@ class ModelPage:
             hub = self._desk.hub(token, request)
             try:
                 merged = self._desk.merged(repo_id, hub)
-                return merged_html(merged, hub.url, verify_view.badge(self._desk.verification(merged)))
+                badge = verify_view.badge(self._desk.verification(merged))
+                return merged_html(merged, hub.url, badge, trying=bool(kind_of(merged, self._desk.trying)))
             except InputError as error:
                 return render.problems(error.problems)
             except MergeError as error:
                 return render.problems([error.problem])
 
 
-def merged_html(merged: MergedModel, hub_url: str, badge: str = "") -> str:
-    """What it is, from what, how, how to load it, and the way to merge it again. `badge` tells of its verification."""
+def merged_html(merged: MergedModel, hub_url: str, badge: str = "", *, trying: bool = False) -> str:
+    """What it is, from what, how, how to load it, and the way to merge it again. `badge` tells of its verification.
+
+    Below it the page has a section in which to verify it, and one for `trying` it where that can be done.
+    """
     text, recipe = render.text, merged.recipe
     again = f"/?{urlencode({'model': merged.repo_id})}"
     actions = render.link(merged.url, "Open on the Hub", css="mm-big")
     actions += " " + render.link(again, "Merge again", css="mm-button", here=True)
+    actions += " " + render.link("#try-it", "Try it", css="mm-button", here=True) if trying else ""
+    actions += " " + render.link("#verified", "Verify", css="mm-button", here=True)
     actions += " " + render.download(recipe.to_yaml(), "recipe.yaml", "Download the recipe")
     actions += " " + render.copy_button("Copy the link to this page")
     shape = f", one body with {render.plural(len(merged.folders), 'head')}" if merged.folders else ""
@@ -71,7 +77,8 @@ def merged_html(merged: MergedModel, hub_url: str, badge: str = "") -> str:
 
 def _figures(report: Mapping[str, Any]) -> list[str]:
     """How it does and where its models differ, as far as the merge was published with figures."""
-    evaluated = charts.evaluation(report.get("evaluation") or {})
+    evaluation = report.get("evaluation") or {}
+    evaluated = charts.evaluation(evaluation) + sweep_chart.sweep(evaluation)
     differ = heat_map.differences(report.get("differences") or {})
     parts = [_section("How it does", evaluated)] if evaluated else []
     return parts + ([_section("Where the models differ", differ)] if differ else [])

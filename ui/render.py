@@ -223,6 +223,9 @@ def _facts(plan: Plan, private: bool) -> str:
     }
     if plan.recipe.evaluate:
         rows["Evaluated on"] = ", ".join(one.title for one in plan.recipe.evaluate)
+    if plan.recipe.sweep:
+        values = ", ".join(map(str, plan.recipe.sweep.values))
+        rows["Evaluated also at"] = f"{plan.recipe.sweep.parameter} = {values}: a merge each, one at a time"
     return definitions(rows)
 
 

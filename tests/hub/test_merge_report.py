@@ -32,6 +32,12 @@ def score(who: str, title: str, value: float, task: str = "") -> dict[str, Any]:
     }
 
 
+def point(value: float, accuracy: float) -> dict[str, Any]:
+    """Figures of the merge at one value of a sweep."""
+    figures = score("merge", "Merge", accuracy)
+    return {"value": value, **{part: figures[part] for part in ("metrics", "low", "high")}}
+
+
 EVALUATION: dict[str, Any] = {
     "sets": [
         {
@@ -49,9 +55,11 @@ EVALUATION: dict[str, Any] = {
                 score("average", "Average", 0.7),
                 score("merge", "Merge", 0.85),
             ],
+            "sweep": [point(0.0, 0.7), point(1.0, 0.85)],
         }
     ],
     "seconds": 3.5,
+    "sweep": {"parameter": "alpha", "model": "", "own": 1.0, "finding": "Accuracy is best at alpha = 1: *85.0 %*."},
     "notes": ["There is no instance-wise ensemble: it needs the Gram statistics of two parents."],
 }
 DIFFERENCES: dict[str, Any] = {
@@ -82,6 +90,8 @@ HOSTILE = [
     b'{"format": "merge-report", "version": 1, "evaluation": {"sets": [{"name": 1}]}}',
     b'{"format": "merge-report", "version": 1, "evaluation": {"notes": ["' + b"x" * 3000 + b'"]}}',
     b'{"format": "merge-report", "version": 1, "evaluation": {"seconds": NaN}}',
+    b'{"format": "merge-report", "version": 1, "evaluation": {"sweep": {"parameter": 1}}}',
+    b'{"format": "merge-report", "version": 1, "evaluation": {"sweep": {"parameter": "alpha", "own": Infinity}}}',
     b'{"format": "merge-report", "version": 1, "differences": {"layers": ["0"], "models": [{"model": "a"}]}}',
     b'{"format": "merge-report", "version": 1, "differences": {"pairs": [{"models": [0, 1]}]}}',
     b"[" * 100_000,
@@ -124,6 +134,21 @@ def test_the_card_has_a_table_with_intervals() -> None:
     assert lines[8].startswith("| **Merge** | 85.0 (80.0 to 89.0) |")
     assert text.endswith("- There is no instance-wise ensemble: it needs the Gram statistics of two parents.")
     assert figures_section({}) == ""
+
+
+def test_the_card_tells_a_sweep_in_words_and_numbers() -> None:
+    """What was found, and a row for each value; the published merge is named among them."""
+    lines = figures_section(EVALUATION).splitlines()
+    start = lines.index("### The same merge at other values of `alpha`")
+    assert lines[start + 2] == "Accuracy is best at alpha = 1: \\*85.0 %\\*."
+    assert lines[start + 4 : start + 10] == [
+        "**phones \\| \\*x\\***",
+        "",
+        "| `alpha` | accuracy, % | macro F1, % |",
+        "| --- | --- | --- |",
+        "| 0 | 70.0 (65.0 to 74.0) | 60.0 (55.0 to 64.0) |",
+        "| **1**, this merge | 85.0 (80.0 to 89.0) | 75.0 (70.0 to 79.0) |",
+    ]
 
 
 def test_the_hub_reads_the_figures_of_the_merge() -> None:

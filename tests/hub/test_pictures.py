@@ -38,6 +38,17 @@ def evaluation(name: str = "banking") -> dict[str, Any]:
     return {"sets": [one_set(name, *bars), one_set("texts", *texts, metric="perplexity")], "seconds": 1.0, "notes": []}
 
 
+def swept(name: str = "alpha", values: tuple[float, ...] = (0.0, 0.5, 1.0)) -> dict[str, Any]:
+    """An evaluation with a sweep of both sets."""
+    found = evaluation()
+    for one in found["sets"]:
+        merge = one["scores"][-1]
+        one["sweep"] = [
+            {"value": value, **{part: merge[part] for part in ("metrics", "low", "high")}} for value in values
+        ]
+    return found | {"sweep": {"parameter": name, "model": "", "own": values[-1], "finding": f"Best at {name} = 1."}}
+
+
 def differences(models: int = 2, layers: int = 3, name: str = "ann/m", reference: str = "base") -> dict[str, Any]:
     """Figures of some models, of which some cells are empty."""
     rows = ["embeddings", *map(str, range(layers)), "final"]
@@ -119,6 +130,24 @@ def test_many_models_layers_and_names_of_strangers_fit() -> None:
     strange = pictures_of({"evaluation": evaluation(HOSTILE), "differences": differences(2, name=HOSTILE)})
     assert len(strange) == 2
     assert all("\x1b" not in one.alt and "\n" not in one.alt and len(one.alt) < 400 for one in strange)
+
+
+def test_a_sweep_is_drawn_as_lines() -> None:
+    """Beside the bars; with what was found in its words; also over magnitudes, and by a stranger's name."""
+    drawn = pictures_of({"evaluation": swept()})
+    assert [one.path for one in drawn] == ["figures/evaluation.png", "figures/sweep.png"]
+    assert size(drawn[1].png)[0] == 780
+    assert drawn[1].alt == "Lines with 95 % intervals over alpha. Best at alpha = 1."
+    for one in (
+        swept(HOSTILE),
+        swept(values=(1e-6, 1e-3, 1.0)),
+        swept(values=(0.0, 1e-9, 1.0)),
+        swept(values=(1.0, 1.0)),
+    ):
+        picture = pictures_of({"evaluation": one})[1]
+        assert size(picture.png)[1] < 2000
+        assert "\n" not in picture.alt
+    assert len(pictures_of({"evaluation": swept(values=(1.0,))})) == 1
 
 
 @pytest.mark.parametrize("broken", [{"models": 3}, {"layers": ["0"]}, {"models": [{"model": "a"}]}, "no data"])
