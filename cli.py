@@ -21,7 +21,7 @@ from jobs.recipe_file import read_recipe
 from jobs.shell import command_of, say
 from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress, size
-from merging.recipe import Calibration, EvaluationSet, ModelEntry, Recipe
+from merging.recipe import Calibration, EvaluationSet, ModelEntry, Recipe, RecipeError
 from settings import Settings, parse_size
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def methods(json_: Json = False) -> None:
 def plan(recipe: RecipeFile, json_: Json = False) -> None:
     """What a merge would do, from headers alone; exit 2 and the problems if it cannot work."""
     try:
-        preview = _preview(read_recipe(recipe))
+        preview = _preview(_read(recipe))
         if preview.errors:
             raise InputError.of(preview.errors)
     except InputError as error:
@@ -75,6 +75,16 @@ def plan(recipe: RecipeFile, json_: Json = False) -> None:
         print(json.dumps({**preview.plan.as_dict(), "problems": [problem.as_dict() for problem in preview.problems]}))
     else:
         _print_plan(preview.plan.as_dict(), preview.problems)
+
+
+def _read(path: Path) -> Recipe:
+    """The recipe in a file. Raises InputError with all that is wrong with it and with its models."""
+    try:
+        return read_recipe(path)
+    except RecipeError as error:
+        from jobs.preview import with_lookups
+
+        raise with_lookups(error, _preview) from None
 
 
 def _preview(recipe: Recipe) -> "Preview":
@@ -126,7 +136,7 @@ def merge(
     from jobs.local import merge_here
     from merging import differences
 
-    wish = read_recipe(recipe)
+    wish = _read(recipe)
     budget = parse_size(memory)
     _refuse_other_folder(out)
     work = merge_here(hub_of_this_machine(), wish, out, device=device, threads=threads, memory=budget, check=check)
@@ -371,7 +381,7 @@ def submit(
     from hub.client import hub_of_this_machine
 
     service = _service()
-    job = service.submit(read_recipe(recipe), hub_of_this_machine(), folders_allowed=True)
+    job = service.submit(_read(recipe), hub_of_this_machine(), folders_allowed=True)
     say(f"Job {job.id}")
     if not wait:
         print(json.dumps(job.as_dict()) if json_ else job.id)

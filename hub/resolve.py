@@ -4,7 +4,7 @@
 no weight byte and writes nothing to disk.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -46,9 +46,10 @@ class Resolved:
         complete = tuple(parent for parent in self.found if parent is not None)
         return complete if len(complete) == len(self.found) else ()
 
-    def raise_if_impossible(self) -> "Resolved":
-        """Itself, or an InputError with every error."""
-        raise_errors(self.problems)
+    def raise_if_impossible(self, others: Iterable[Problem] = ()) -> "Resolved":
+        """Itself, or an InputError with every error, those among `others` included, which are known by then."""
+        if errors_of(self.problems):
+            raise_errors([*self.problems, *others])
         return self
 
 

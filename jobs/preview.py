@@ -1,15 +1,17 @@
 """What a merge would do, and all that is wrong with it: for the page, the queue and the command line alike."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hub.client import Hub
 from hub.evaluation_look import evaluation_problems
 from hub.resolve import Resolved, check_output, resolve
-from merging.errors import Problem, errors_of
+from merging.errors import InputError, MergeError, Problem, errors_of
 from merging.glance import strangers
 from merging.parent import Parent
 from merging.plan import Plan, make_plan
-from merging.recipe import Recipe
+from merging.recipe import Recipe, RecipeError
+from merging.recipe_problems import recipe_problems
 from merging.supply import disk_problem
 
 
@@ -50,6 +52,7 @@ def make_preview(
     problems = list(resolved.problems)
     if errors_of(problems):
         plan = Plan(resolved.recipe, tuple(problems))
+        problems += recipe_problems(resolved.recipe)
     else:
         plan = make_plan(resolved.recipe, resolved.parents, resolved.base)
         problems += plan.problems
@@ -61,3 +64,15 @@ def make_preview(
         problems += check_output(hub, recipe)
     weights = recipe.effective_weights
     return Preview(plan, resolved.recipe, resolved.parents, tuple(problems), weights, resolved.found, resolved.base)
+
+
+def with_lookups(error: RecipeError, look: Callable[[Recipe], Preview]) -> InputError:
+    """The error, and what is wrong with the models and the place of the result, which nothing else has to wait for."""
+    try:
+        seen = look(error.rest).errors if error.rest is not None else ()
+    except MergeError:
+        seen = ()  # the Hub is away: what is known is told
+    known = tuple(f"{problem.where}." for problem in error.problems)
+    places = ("models.", "base_model.", "output.repo_id.")
+    more = [one for one in seen if (where := f"{one.where}.").startswith(places) and not where.startswith(known)]
+    return InputError.of([*error.problems, *more])

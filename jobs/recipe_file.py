@@ -5,26 +5,41 @@ from pathlib import Path
 from typing import Any
 
 from jobs.shell import say
-from merging.errors import InputError
-from merging.recipe import EvaluationSet, ModelEntry, Recipe, recipe_from_yaml, valid_repo_id
+from merging.errors import InputError, Problem, gathered
+from merging.recipe import EvaluationSet, ModelEntry, Recipe, RecipeError, recipe_from_yaml, valid_repo_id
 
 
 def read_recipe(path: Path) -> Recipe:
     """The recipe in a file, or in standard input where the path is `-`; its paths are made absolute.
 
-    Raises InputError with the file's path, or with the field of the recipe that is at fault.
+    Raises InputError with the file's path, or RecipeError with every field of the recipe that is at fault.
     """
-    recipe = recipe_from_yaml(_text_of(path))
+    found: list[Problem] = []
+    try:
+        recipe = recipe_from_yaml(_text_of(path))
+    except RecipeError as error:
+        if error.rest is None:
+            raise
+        recipe, found = error.rest, list(error.problems)
     base = ModelEntry(model=recipe.base_model) if recipe.base_model else None
     places = [*((entry, f"models.{index}.model") for index, entry in enumerate(recipe.models)), (base, "base_model")]
     for entry, where in places:
         if entry is not None and not entry.is_folder and (path.parent / entry.model).is_dir():
-            _hint_at_folder(entry.model, where)
+            with gathered(found):
+                _hint_at_folder(entry.model, where)
     models = tuple(_absolute(entry, path.parent) for entry in recipe.models)
     base_model = _absolute(base, path.parent).model if base else None
     sets = tuple(_with_its_file(one, path.parent) for one in recipe.evaluate)
+    for index, one in enumerate(sets):
+        with gathered(found):
+            _raise_unless_there(one, f"evaluate.{index}.data")
     changes = {"models": models, "base_model": base_model, "evaluate": sets}
-    return recipe.model_copy(update=changes).without_base_among_models()
+    here = recipe.model_copy(update=changes).without_base_among_models()
+    if found:
+        refused = RecipeError.of(found)
+        refused.rest = here
+        raise refused
+    return here
 
 
 def _text_of(path: Path) -> str:
@@ -55,14 +70,20 @@ def _hint_at_folder(name: str, where: str) -> None:
 
 
 def _with_its_file(one: EvaluationSet, folder: Path) -> EvaluationSet:
-    """The evaluation set with the path of a file of this machine made absolute. Raises InputError for a missing one."""
-    from hub.datasets import is_local, raise_unless_readable
+    """The evaluation set with the path of a file of this machine made absolute."""
+    from hub.datasets import is_local
 
     if not is_local(one.data) or one.is_handed_over:
         return one
-    place = str((folder / Path(one.data).expanduser()).resolve())
-    raise_unless_readable(place, "evaluate")
-    return one.model_copy(update={"data": place})
+    return one.model_copy(update={"data": str((folder / Path(one.data).expanduser()).resolve())})
+
+
+def _raise_unless_there(one: EvaluationSet, where: str) -> None:
+    """InputError for a file of this machine that is missing."""
+    from hub.datasets import is_local, raise_unless_readable
+
+    if is_local(one.data) and not one.is_handed_over:
+        raise_unless_readable(one.data, where)
 
 
 def _absolute(entry: ModelEntry, folder: Path) -> ModelEntry:

@@ -29,6 +29,7 @@ from merging.parent import Parent, with_base
 from merging.plan import Plan, make_plan, memory_problem
 from merging.progress import Progress
 from merging.recipe import Calibration, Recipe, StatisticsKind, recipe_from_yaml
+from merging.recipe_problems import recipe_problems
 from merging.roles import Reads
 from merging.statistics import Statistics, check_values
 from merging.supply import disk_problem
@@ -105,7 +106,8 @@ def _opened(parent: Parent, folder: Path) -> Parent:
 def pin(context: StageContext) -> Steps:
     """Pin every revision, plan from headers, look at the disk and at the output's name."""
     yield Progress("pin", 0, 1, "steps", "reading headers")
-    resolved = resolve(context.hub, context.recipe, folders_allowed=context.folders_allowed).raise_if_impossible()
+    resolved = resolve(context.hub, context.recipe, folders_allowed=context.folders_allowed)
+    resolved.raise_if_impossible(recipe_problems(context.recipe))
     plan = make_plan(resolved.recipe, resolved.parents, resolved.base).raise_if_impossible()
     room = context.folder.room(context.reserve)
     too_large = disk_problem(plan.disk_bytes, room) or memory_problem(plan, context.memory)

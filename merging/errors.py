@@ -5,11 +5,13 @@ MergeError             anything that ends a merge with a reason
   Cancelled            somebody asked for the end
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 PART_LIMIT = 1000  # characters of each half of a sentence
+PROBLEMS_LIMIT = 20  # that are told at once: whoever has more has enough to do, and a stranger may send thousands
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class InputError(MergeError):
         self.problems: tuple[Problem, ...] = (self.problem,)
 
     @classmethod
-    def of(cls, problems: Iterable[Problem]) -> "InputError":
+    def of(cls, problems: Iterable[Problem]) -> Self:
         """One error for several problems (at least one)."""
         all_problems = tuple(problems)
         first = all_problems[0]
@@ -84,6 +86,20 @@ class InputError(MergeError):
 
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)
+
+
+@contextmanager
+def gathered(found: list[Problem]) -> Iterator[None]:
+    """What an InputError says goes into `found`, so that what does not depend on it is looked at as well.
+
+    Raises InputError with all that was found when that is enough.
+    """
+    try:
+        yield
+    except InputError as error:
+        found.extend(error.problems)
+        if len(found) >= PROBLEMS_LIMIT:
+            raise InputError.of(found[:PROBLEMS_LIMIT]) from None
 
 
 class Cancelled(MergeError):

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from torch import Tensor
 
-from merging.errors import InputError
+from merging.errors import InputError, Problem, gathered
 from merging.layers import ByLayer
 from merging.tensors import TensorGroup
 
@@ -197,36 +197,46 @@ class MergeMethod:
         """The value of every parameter, from the recipe's `parameters` and each model's own; see `values_for`.
 
         A per-model parameter may stand in the shared block, as the value of every model that names none. `places`
-        are the indexes of the models in the recipe, where some of them are left out here.
+        are the indexes of the models in the recipe, where some of them are left out here. Raises InputError with
+        every value at fault.
         """
         own = tuple(zip(places or range(len(per_model)), per_model, strict=True))
+        found: list[Problem] = []
         for name in shared:
-            if name not in self.ignores:
-                self.parameter(name, f"parameters.{name}")
+            with gathered(found):
+                self._raise_unless_known(name, f"parameters.{name}")
         for index, values in own:
             for name in values:
-                if name not in self.ignores and not self.parameter(name, f"models.{index}.parameters.{name}").per_model:
-                    raise InputError(
-                        f"{name} stands with model {index + 1}",
-                        "it is one value for all models",
-                        "Move it to the recipe's own parameters",
-                        f"models.{index}.parameters.{name}",
-                    )
+                with gathered(found):
+                    self._raise_unless_known(name, f"models.{index}.parameters.{name}", index)
         bound: dict[str, Any] = {}
         for parameter in self.parameters:
             name = parameter.name
+            where = f"parameters.{name}"
             if not parameter.per_model:
-                value = shared.get(name, parameter.default)
-                bound[name] = parameter.check(value, f"parameters.{name}")
+                with gathered(found):
+                    bound[name] = parameter.check(shared.get(name, parameter.default), where)
                 continue
-            bound[name] = tuple(
-                parameter.check(values[name], f"models.{index}.parameters.{name}")
-                if name in values
-                else parameter.check(shared.get(name, parameter.default), f"parameters.{name}")
-                for index, values in own
-            )
+            each = []
+            for index, values in own:
+                with gathered(found):
+                    each.append(
+                        parameter.check(values[name], f"models.{index}.{where}")
+                        if name in values
+                        else parameter.check(shared.get(name, parameter.default), where)
+                    )
+            bound[name] = tuple(each)
+        if found:
+            raise InputError.of(dict.fromkeys(found))  # a shared value is checked for each model
         self._check_weights(bound)
         return bound
+
+    def _raise_unless_known(self, name: str, where: str, model: int | None = None) -> None:
+        """InputError for a name that is no parameter, or stands with a model although it is one value for all."""
+        if name in self.ignores or self.parameter(name, where).per_model or model is None:
+            return
+        what, why = f"{name} stands with model {model + 1}", "it is one value for all models"
+        raise InputError(what, why, "Move it to the recipe's own parameters", where)
 
     def effective_weights(self, bound: Mapping[str, Any], models: int) -> tuple[float, ...]:
         """The share of each model after normalisation: what the form shows beside the weights.

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 import merging.methods  # noqa: F401  (registers every method)
-from merging.errors import InputError, Problem
+from merging.errors import PROBLEMS_LIMIT, InputError, Problem
 from merging.method import MergeMethod, did_you_mean, find_method
 from merging.yaml_text import YAML_LIMIT, read_yaml
 
@@ -250,13 +250,23 @@ class Recipe(Strict):
         return self.model_copy(update={"output": Output(root=self.output.root)})
 
 
+class RecipeError(InputError):
+    """Data that are no recipe, every field at fault named.
+
+    `rest` is what can be looked up all the same: the models, their base and the place of the result, as a recipe;
+    None where not even the models can be read.
+    """
+
+    rest: Recipe | None = None
+
+
 def recipe_from_yaml(text: str) -> Recipe:
-    """The recipe in a YAML text. Raises InputError that names every field at fault."""
+    """The recipe in a YAML text. Raises InputError for no YAML, and RecipeError."""
     return recipe_from_dict(read_yaml(text))
 
 
 def recipe_from_dict(data: Any) -> Recipe:
-    """The recipe in plain data. Raises InputError that names every field at fault."""
+    """The recipe in plain data. Raises InputError for data of another kind, and RecipeError."""
     if data is None:
         raise InputError("The recipe is empty", "", "Begin with `merge_method:` and `models:`")
     if not isinstance(data, dict):
@@ -268,12 +278,60 @@ def recipe_from_dict(data: Any) -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise refusal(error) from None
+        found = [*refusal(error).problems, *_method_problems(data)]
+    except InputError as error:
+        found = list(error.problems)
+    refused = RecipeError.of(found)
+    refused.rest = _rest(data, [problem.where for problem in found])
+    raise refused
+
+
+def _method_problems(data: dict[str, Any]) -> list[Problem]:
+    """What is wrong with the method and its parameters in data that are no recipe for other reasons."""
+    name, models = data.get("merge_method"), data.get("models")
+    entries = models[:MODELS_LIMIT] if isinstance(models, list) else []
+    own = {
+        place: _named(entry.get("parameters")) if isinstance(entry, dict) else {}
+        for place, entry in enumerate(entries)
+        if data.get("base_model") != (entry.get("model", "") if isinstance(entry, dict) else entry)
+    }
+    try:
+        if isinstance(name, str):
+            find_method(name).bind(_named(data.get("parameters")), [*own.values()], [*own])
+    except InputError as error:
+        return list(error.problems)
+    return []
+
+
+def _named(values: Any) -> dict[str, Any]:
+    """The parameters among some data."""
+    return {key: value for key, value in values.items() if isinstance(key, str)} if isinstance(values, dict) else {}
+
+
+def _rest(data: dict[str, Any], faults: list[str]) -> Recipe | None:
+    """See `RecipeError`: the fields that are looked up, without those at fault."""
+
+    def sound(where: str) -> bool:
+        return not any(f"{fault}.".startswith(f"{where}.") for fault in faults)
+
+    try:
+        entries = [{"model": entry} if isinstance(entry, str) else entry for entry in data["models"]]
+        fields = ("model", "task", "statistics", "calibration")
+        rest: dict[str, Any] = {key: data[key] for key in ("merge_method", "base_model") if key in data and sound(key)}
+        rest["models"] = [
+            {key: entry[key] for key in fields if key in entry and sound(f"models.{index}.{key}")}
+            for index, entry in enumerate(entries)
+        ]
+        if sound("output") and "output" in data:
+            rest["output"] = data["output"]
+        return Recipe.model_validate({"merge_method": "average"} | rest)
+    except (ValidationError, InputError, TypeError, KeyError):
+        return None
 
 
 def refusal(error: ValidationError, root: type[BaseModel] = Recipe) -> InputError:
-    """What is wrong with data that was to be a `root`, every field at fault named."""
-    return InputError.of(_problem(detail, root) for detail in error.errors(include_url=False))
+    """What is wrong with data that was to be a `root`, each field at fault named."""
+    return InputError.of(_problem(detail, root) for detail in error.errors(include_url=False)[:PROBLEMS_LIMIT])
 
 
 def recipe_from_link(packed: str) -> Recipe:

@@ -101,12 +101,21 @@ def test_plan(shell: Shell) -> None:
 def test_an_impossible_plan_is_its_problems_and_nothing_else(shell: Shell) -> None:
     """A recipe that cannot be read, models that do not fit: exit 2, one object or one sentence each."""
     bad = shell.folder / "bad.yaml"
-    bad.write_text("merge_method: regmaen\nmodels: [./one]\nseed: x\n")
+    bad.write_text("merge_method: regmaen\nmodels: [./one, ./three, four]\nseed: x\noutput: {repo_id: others/free}\n")
     done = shell.run("plan", bad, "--json", rc=2)
     told = json.loads(done.stdout)
     assert (told.keys(), told["possible"]) == ({"possible", "problems"}, False)
-    assert [problem["where"] for problem in told["problems"]] == ["seed"]
-    assert done.stderr == f"error: {told['problems'][0]['text']}\n"
+    wheres = [problem["where"] for problem in told["problems"]]
+    assert wheres == ["seed", "merge_method", "models.1.model", "models.2.model", "output.repo_id"]
+    assert done.stderr == "".join(f"error: {problem['text']}\n" for problem in told["problems"])
+    assert shell.run("merge", bad, "out", rc=2).stderr == done.stderr
+    assert shell.run("submit", bad, rc=2).stderr == done.stderr
+    twins = [{"model": "./one", "task": "a"}, {"model": "./three", "task": "a"}]
+    done = shell.run("merge", shell.recipe(*twins), "out", rc=2)
+    assert [line.split(":")[1] for line in done.stderr.splitlines()] == [
+        f" {shell.folder.resolve() / 'three'} is not a folder",
+        " Two models have the task a",
+    ]
     other = save_tiny(shell.folder / "gpt", "gpt2").name
     done = shell.run("plan", shell.recipe("./one", f"./{other}"), rc=2)
     assert done.stdout == ""

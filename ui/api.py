@@ -3,6 +3,7 @@
 A caller acts with a token of its own (`Client(url, oauth_token=...)`); without one it can only look.
 """
 
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -24,14 +25,16 @@ def add_calls(desk: Desk) -> None:
     def preview(recipe: str, token: gr.OAuthToken | None, request: gr.Request) -> dict[str, Any]:
         """What a recipe (YAML) would do, without fetching a weight: problems, outputs, sizes."""
         with spoken():
-            found = desk.preview(recipe_from_yaml(recipe), desk.hub(token, request))
+            hub = desk.hub(token, request)
+            found = desk.preview(desk.recipe(partial(recipe_from_yaml, recipe), hub), hub)
             problems = [problem.as_dict() for problem in found.problems]
             return found.plan.as_dict() | {"problems": problems, "possible": not found.errors}
 
     def submit(recipe: str, token: gr.OAuthToken | None, request: gr.Request) -> dict[str, Any]:
         """Queue the merge of a recipe (YAML) that names its `output.repo_id`; answers with the job."""
         with spoken():
-            return job_data(desk.submit(recipe_from_yaml(recipe), desk.hub(token, request)))
+            hub = desk.hub(token, request)
+            return job_data(desk.submit(desk.recipe(partial(recipe_from_yaml, recipe), hub), hub))
 
     def status(job_id: str, token: gr.OAuthToken | None, request: gr.Request) -> dict[str, Any]:
         """One of your jobs: its stages, progress, and at the end its link or the reason."""

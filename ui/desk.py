@@ -19,7 +19,7 @@ from hub.merged import MergedModel, read_merged
 from hub.resolve import Resolved, check_output, repo_exists, resolve, with_pins
 from hub.statistics_look import Look, look
 from jobs.job import Job
-from jobs.preview import Preview
+from jobs.preview import Preview, with_lookups
 from jobs.service import JobService
 from jobs.statistics_preview import StatisticsPreview
 from jobs.store import StoreAway
@@ -28,7 +28,7 @@ from jobs.try_it import TryIt
 from jobs.verify_result import Verification
 from merging.errors import InputError, MergeError
 from merging.parent import Parent
-from merging.recipe import Recipe, valid_repo_id
+from merging.recipe import Recipe, RecipeError, valid_repo_id
 from merging.wish import StatisticsWish
 from ui.security import Access
 
@@ -144,6 +144,13 @@ class Desk:
         if self.public_url or request is None:
             return self.public_url.rstrip("/")
         return str(request.headers.get("origin", "")).rstrip("/")
+
+    def recipe(self, read: Callable[[], Recipe], hub: Hub) -> Recipe:
+        """The recipe that somebody means. Raises InputError with all that is wrong with it and with its models."""
+        try:
+            return read()
+        except RecipeError as error:
+            raise with_lookups(error, lambda rest: self.preview(rest, hub)) from None
 
     def preview(self, recipe: Recipe, hub: Hub) -> Preview:
         """What would happen. Nobody signed in: the place of the result is not looked at.

@@ -118,7 +118,7 @@ class MergePage:
         }
         notes = [self.preview, self.note, self._base.note, self._method.note, self._result.note]
         shown: list[Any] = [*notes, self.about, self.worker, self.offer]
-        shown += [self.known, self.shown, self._base.group, *self._method.outputs, *self._rows.texts]
+        shown += [self.known, self.shown, self._base.group, self._base.why, *self._method.outputs, *self._rows.texts]
         shown += [self.controls["output.root"], *self._rows.parameters.values(), *self._evaluation.outputs]
         form: list[Any] = [self.draft, *self.controls.values(), *self._rows.rows, *self._rows.texts, self.offer]
         form += [self.picked, self.search, self._result.yaml_note, self.opening, self.nonce]
@@ -281,7 +281,7 @@ class MergePage:
             updates |= (
                 self._evaluation.show(draft, beside.get("evaluate", ()))
                 | self._notes(beside)
-                | self._base.show(method, beside.get("base_model", ()))
+                | self._base.show(method, beside.get("base_model", ()), self._base.reason(draft, values, hub, known))
             )
             shares = [share(recipe, weight) for weight in preview.weights] if recipe and preview else []
             return updates | self._rows.describe(draft, rows, known, shares, method, beside, recipe)
@@ -304,7 +304,7 @@ class MergePage:
         if not draft["models"]:
             return None, None, []
         try:
-            recipe = self._recipe(draft, values)
+            recipe = self._recipe(draft, values, hub)
             preview = self._desk.preview(recipe, hub)
         except InputError as error:
             return None, None, list(error.problems)
@@ -314,9 +314,9 @@ class MergePage:
         problems = [problem for problem in preview.problems if problem.where != "models" or enough]
         return recipe, preview, problems
 
-    def _recipe(self, draft: Draft, values: Values) -> Recipe:
-        """The form's recipe; a root task of a model that is gone is forgotten."""
-        recipe = read_form(draft, values)
+    def _recipe(self, draft: Draft, values: Values, hub: Hub) -> Recipe:
+        """The form's recipe; a root task of a model that is gone is forgotten. Raises InputError with all problems."""
+        recipe = self._desk.recipe(partial(read_form, draft, values), hub)
         if recipe.output.root is not None and recipe.output.root not in recipe.tasks:
             return read_form(draft, values | {"output.root": None})
         return recipe
@@ -343,7 +343,7 @@ class MergePage:
                 fix = hub.advice("Sign in at the top of this page")
                 return {self.note: render.problems([Problem("Not signed in", UNDER_YOUR_NAME, fix)])}
             try:
-                recipe = self._recipe(draft, values)
+                recipe = self._recipe(draft, values, hub)
                 rows = handed_over(draft.get("evaluate", ()))
                 job = self._desk.submit(recipe, hub, data[self.nonce], rows)
             except InputError as error:

@@ -1,6 +1,7 @@
 """Answers that may be shared are asked for once; what belongs to one person is never another's."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from huggingface_hub import HfApi
 from demo.loopback_hub import LoopbackHub
 from hub.client import Hub
 from jobs.service import JobService
+from merging.errors import InputError
 from merging.recipe import Recipe, recipe_from_dict
 from settings import Settings
 from tests.tiny_models import save_tiny
@@ -65,6 +67,19 @@ def test_nobodys_preview_says_nothing_of_the_output(hub: LoopbackHub, desk: Desk
     """Signing in comes later, at the button."""
     found = desk.preview(a_recipe(repo_id="ana/one"), Hub.anonymous(hub.url))
     assert all(not problem.where.startswith("output") for problem in found.problems)
+
+
+def test_a_fault_of_the_form_hides_none_of_a_model(hub: LoopbackHub, desk: Desk) -> None:
+    """A value out of its range and a model that nobody may see are told together; the models of a sound form are not
+    looked up for it.
+    """
+    wish = {"merge_method": "regmean", "models": ["ana/one", "ana/two"], "parameters": {"alpha": 2}}
+    with pytest.raises(InputError) as caught:
+        desk.recipe(partial(recipe_from_dict, wish), Hub.anonymous(hub.url))
+    assert [problem.where for problem in caught.value.problems] == ["parameters.alpha", "models.1.model"]
+    before = sum(hub.counters()["requests"].values())
+    assert desk.recipe(a_recipe, Hub.anonymous(hub.url)) == a_recipe()
+    assert sum(hub.counters()["requests"].values()) == before
 
 
 def test_only_the_newest_question_of_a_session_is_answered() -> None:
