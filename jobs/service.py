@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from dbos._sys_db import WorkflowStatus
@@ -18,33 +18,24 @@ from hub.client import Hub
 from hub.identity import whoami
 from hub.resolve import Resolved
 from jobs import settle
-from jobs.job import Job, JobFailed, JobFolder, JobSpec, JobStatus, StageState, job_id, read_json
+from jobs.job import Job, JobFolder, JobSpec, job_id, read_json
 from jobs.limits import Limits, Needs
 from jobs.outline import outline_of
 from jobs.preview import Preview, make_preview
 from jobs.ready import Readiness
+from jobs.record import STATUS, failure_of, job_of, spec_of
 from jobs.statistics_preview import StatisticsPreview, preview_statistics
 from jobs.store import ACTIVE, QUEUE, WORKFLOW, Store, a_worker_lives, answers
 from jobs.text import HandedOver, raise_unless_handed_over
 from jobs.turns import line
-from jobs.upkeep import clean_expired, is_stranded, paused, stranded
+from jobs.upkeep import clean_expired, paused, stranded
 from jobs.verify import verifiable
 from jobs.verify_result import Verification, kept
-from merging.errors import InputError, MergeError, Problem, raise_errors
-from merging.progress import Progress
+from merging.errors import InputError, MergeError, raise_errors
 from merging.recipe import Recipe
-from merging.wish import StatisticsWish
+from merging.wish import StatisticsWish, wish_from_yaml
 from settings import Settings, parse_size
 
-STATUS: dict[str, JobStatus] = {
-    "ENQUEUED": "waiting",
-    "DELAYED": "waiting",
-    "PENDING": "running",
-    "SUCCESS": "done",
-    "ERROR": "failed",
-    "CANCELLED": "cancelled",
-    "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
-}
 HISTORY = 100  # jobs in a user's list
 PRIORITY = 5  # of 1..9; a job without one would go first
 LINE_SECONDS = 1.0  # that the order of the waiting jobs is taken to stay
@@ -150,9 +141,9 @@ class JobService:
         Raises InputError with all that was found. A commit that is being verified for this user already gives that job.
         """
         user, found = whoami(hub).name, verifiable(hub, repo_id, commit or None)
-        going = (job for job in self.list(user) if job.purpose == "verify" and not job.ended)
-        if known := next((job for job in going if job.models == (found.wish.verify,)), None):
-            return known
+        for status in self._active(user):
+            if failure_of(status) is None and wish_from_yaml(spec_of(status).recipe_yaml) == found.wish:
+                return self._job(status)
         new_id = job_id(user, found.wish.to_yaml(), nonce or uuid.uuid4().hex)
         ended = self._find(new_id, user)
         if ended is not None:
@@ -254,7 +245,7 @@ class JobService:
             self._client.cancel_workflow(id)
             if before.status != "PENDING" and self._require(id, user).status == "CANCELLED":
                 self._release(id)  # no worker has it, so nobody else would clean up
-        elif (failure := _failure(before)) is not None and failure.kept:
+        elif (failure := failure_of(before)) is not None and failure.kept:
             self._folder(id).remove()  # it is given up
         return self.get(id, user)
 
@@ -265,7 +256,7 @@ class JobService:
         Raises InputError for one that kept nothing, or when the user has too many jobs.
         """
         user = whoami(hub).name
-        job, failure = self.get(id, user), _failure(self._require(id, user))
+        job, failure = self.get(id, user), failure_of(self._require(id, user))
         if failure is None or not (job.publishable or job.resumable):
             raise InputError("This job has no result to publish", f"it is {job.status}", "Run it again")
         steps = self._client.list_workflow_steps(id)
@@ -312,10 +303,9 @@ class JobService:
 
     def _check_limit(self, user: str, repo_id: str | None, going_on: str = "") -> None:
         """No more jobs than allowed, and no two that make the same repo. Raises InputError."""
-        active = self._client.list_workflows(user=user, name=WORKFLOW, status=ACTIVE, load_output=False)
+        active = self._active(user)
         for status in active:
-            assert status.input is not None
-            other = outline_of(JobSpec.from_dict(status.input["args"][0]).recipe_yaml)
+            other = outline_of(spec_of(status).recipe_yaml)
             if repo_id and other.makes == repo_id:
                 raise InputError(
                     f"A job of yours is making {repo_id} already",
@@ -326,6 +316,10 @@ class JobService:
         everybody = self._client.list_workflows(name=WORKFLOW, status=ACTIVE, load_input=False, load_output=False)
         others = [id for id in paused(self._store, self._client, user) if id != going_on]
         self._limits.check_jobs(len(active), len(everybody), len(others))
+
+    def _active(self, user: str) -> Sequence[WorkflowStatus]:
+        """A user's jobs that wait or run, the newest first."""
+        return self._client.list_workflows(user=user, name=WORKFLOW, status=ACTIVE, sort_desc=True, load_output=False)
 
     def _ahead(self, id: str) -> int:
         """Jobs, running and waiting, that come before a waiting one; the whole line is read once a second."""
@@ -358,97 +352,7 @@ class JobService:
 
     def _job(self, status: WorkflowStatus) -> Job:
         """The engine's record as its owner reads it."""
-        assert status.input is not None
-        spec = JobSpec.from_dict(status.input["args"][0])
-        outline = outline_of(spec.recipe_yaml)
-        folder = self._folder(status.workflow_id)
-        state = STATUS[status.status]
-        steps = self._client.list_workflow_steps(status.workflow_id)
-        event = None
-        if state == "running":
-            event = self._client.get_event(status.workflow_id, "progress", timeout_seconds=0)
-        stages = _stages(spec.stages or outline.stages, steps, event, state)
-        failure = _failure(status)
-        started = [stage for stage in stages if stage.status != "waiting"]
-        published = read_json(folder.published) or _published(steps)
-        return Job(
-            id=status.workflow_id,
-            user=spec.user,
-            status="failed" if failure else state,
-            stage=started[-1].name if started else "",
-            stages=stages,
-            progress=_progress(event) if event else None,
-            created=(status.created_at or 0) / 1000,
-            updated=max((status.updated_at or 0) / 1000, event["updated"] if event else 0.0),
-            recipe_yaml=spec.recipe_yaml,
-            method=outline.method,
-            models=outline.models,
-            repo_id=outline.repo_id,
-            url=published.get("url", ""),
-            commit=published.get("commit", ""),
-            error=str(failure) if failure else "",
-            problem=failure.problem if failure else None,
-            publishable=bool(failure and failure.kept and failure.stage == "publish" and folder.output.is_dir()),
-            resumable=bool(failure and failure.kept and failure.stage != "publish" and folder.path.is_dir()),
-            purpose=outline.purpose,
-            left=settle.words(folder, outline.repo_id) if state == "cancelled" else "",
-            settling=state == "cancelled" and settle.is_unsettled(folder),
-            ahead=self._ahead(status.workflow_id) if state == "waiting" else 0,
-            verification=_verification(steps),
-            summaries=_summaries(folder) if outline.purpose == "statistics" and published else (),
-        )
-
-
-def _progress(event: dict[str, Any]) -> Progress:
-    """What an event tells of the running stage; one of an earlier version may lack fields."""
-    names = {field.name for field in fields(Progress)}
-    return Progress(**{name: value for name, value in event.items() if name in names})
-
-
-def _published(steps: Sequence[Any]) -> dict[str, Any]:
-    """Where the result stands, of a job whose files are on another machine."""
-    outputs = [step["output"] for step in steps if step["function_name"] == "publish"]
-    return (outputs[0] or {}).get("published", {}) if outputs else {}
-
-
-def _verification(steps: Sequence[Any]) -> dict[str, Any] | None:
-    """What a verification has found, None before its end."""
-    outputs = [step["output"] for step in steps if step["function_name"] == "compare"]
-    return (outputs[0] or {}).get("verification") if outputs else None
-
-
-def _summaries(folder: JobFolder) -> tuple[dict[str, Any], ...]:
-    """What a statistics job has published."""
-    return tuple((read_json(folder.report) or {}).get("summaries", ()))
-
-
-def _stages(
-    names: Sequence[str], steps: Sequence[Any], event: dict[str, Any] | None, state: JobStatus
-) -> tuple[StageState, ...]:
-    """Every stage with what is recorded of it; the one that an event tells of is running."""
-    states = {name: StageState(name) for name in names}
-    for step in steps:
-        name = step["function_name"]
-        if name in states:
-            started, ended = step["started_at_epoch_ms"] or 0, step["completed_at_epoch_ms"] or 0
-            states[name] = StageState(name, "failed" if step["error"] else "done", started / 1000, ended / 1000)
-    if event and state == "running" and states[event["stage"]].status == "waiting":
-        states[event["stage"]] = StageState(event["stage"], "running", event["started"])
-    return tuple(states.values())
-
-
-def _failure(status: WorkflowStatus) -> JobFailed | None:
-    """Why a job failed, None when it did not."""
-    if is_stranded(status):
-        return JobFailed(
-            Problem(
-                "No worker can run this job", "another version of the service queued it", "Cancel it and run it again"
-            )
-        )
-    if status.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
-        return JobFailed(Problem("This job was started too often", "its worker ended each time", "Tell the operator"))
-    if status.status != "ERROR":
-        return None
-    if isinstance(status.error, JobFailed):
-        return status.error
-    return JobFailed(Problem("The job failed", "the reason cannot be read", "Run it again"))
+        id, state = status.workflow_id, STATUS[status.status]
+        steps = self._client.list_workflow_steps(id)
+        event = self._client.get_event(id, "progress", timeout_seconds=0) if state == "running" else None
+        return job_of(status, steps, event, self._folder(id), self._ahead(id) if state == "waiting" else 0)

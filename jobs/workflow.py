@@ -194,8 +194,8 @@ class Runner:
         if self._running.get((folder.id, threading.get_ident())) is not process:
             raise Disowned(folder.id)  # it was taken from us and came back: the later start has it
         error = process.answers.error
-        if error is not None and error["full"] and (problem := disk_full(self._store.home, self._reserve)):
-            raise JobFailed(problem, stage, stage == "publish")
+        if error is not None and error["full"] and (full := disk_full(self._store.home, self._reserve)):
+            raise JobFailed(full, stage, stage == "publish")
         raise _failure(stage, status, error, wait=not folder.text.parent.exists())
 
     def _begin(self, stage: str, spec: JobSpec, folder: JobFolder, token: str) -> JobProcess:
