@@ -11,7 +11,7 @@ from merging.method import MergeMethod, find_method
 from merging.parent import Parent
 from ui import browser, render
 from ui.desk import Desk
-from ui.forms import Draft, Values, common_base, hub_id
+from ui.forms import Draft, Values, base_of, common_base, hub_id
 from ui.parts import NOTHING, found_models, fragment, search_field
 
 Updates = dict[Any, Any]
@@ -29,6 +29,7 @@ class BasePicker:
         self.written = gr.Textbox(visible=False)  # what the form wrote into the field by itself
         with gr.Group(visible=False) as self.group:
             self.field = search_field("Base model", "base")
+            self.why = fragment(elem_id="base-why")
         self.note = fragment(elem_id="base-note")
 
     def wire(self, **quiet: Any) -> None:
@@ -38,10 +39,23 @@ class BasePicker:
         found.then(None, self.asked, None, js=browser.ask_again("base"), api_visibility="private")
         self.field.input(self._chosen, self.field, self.field, queue=False, **quiet)
 
-    def show(self, method: MergeMethod, problems: Sequence[Problem]) -> Updates:
-        """The field where the method needs a base, and what is wrong with it."""
+    def show(self, method: MergeMethod, problems: Sequence[Problem], reason: str) -> Updates:
+        """The field where the method needs a base, why it is suggested, and what is wrong with it."""
         needed = "base" in method.needs
-        return {self.group: gr.Group(visible=needed), self.note: render.problems(problems if needed else ())}
+        notes = {self.why: reason, self.note: render.problems(problems if needed else ())}
+        return {self.group: gr.Group(visible=needed)} | notes
+
+    def reason(self, draft: Draft, values: Values, hub: Hub, known: Mapping[str, Parent]) -> str:
+        """Why the base that stands in the field is the one that the models have in common, "" where it is not."""
+        found = [known[entry["model"]] for entry in draft["models"] if entry["model"] in known]
+        base = base_of(values)
+        if not base or len(found) < len(draft["models"]):
+            return ""
+        try:
+            common = self._desk.common_base(found, hub)
+        except MergeError:
+            return ""
+        return f'<p class="mm-quiet">Suggested: {render.text(common.why)}.</p>' if common.repo_id == base else ""
 
     def suggest(
         self, offer: dict[str, Any], draft: Draft, values: Values, written: str, hub: Hub, known: Mapping[str, Parent]

@@ -73,7 +73,7 @@ class EvaluationForm:
             with gr.Column(visible=False) as self.more:
                 with gr.Row():
                     for name, words in (
-                        ("text_column", "Column of the text"),
+                        ("text_column", "Column of the texts"),
                         ("label_column", "Column of the labels"),
                     ):
                         self.controls[name] = gr.Dropdown([], label=words, min_width=150, elem_id=f"evaluation-{name}")

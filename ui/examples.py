@@ -81,7 +81,7 @@ def shown(examples: Sequence[Example]) -> str:
     links = "".join(
         render.link(render.recipe_link("", one.recipe), one.title, css="mm-small", here=True) for one in examples
     )
-    return f'<p class="mm-offers"><span class="mm-quiet">Try an example:</span> {links}</p>'
+    return f'<p class="mm-offers mm-examples"><span class="mm-quiet">Try an example:</span> {links}</p>'
 
 
 def suggested(models: Sequence[str], base: str) -> str:

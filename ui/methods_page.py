@@ -44,7 +44,7 @@ def _method(method: MergeMethod) -> str:
     paragraphs = "\n".join(method.doc.splitlines()[1:]).strip().split("\n\n")
     doc = "".join(prose(paragraph) for paragraph in paragraphs)
     broken = "".join(f"<li>{text(law)}: {text(reason, 500)}</li>" for law, reason in method.breaks.items())
-    laws = f"<p>It does not keep, on purpose:</p><ul>{broken}</ul>" if broken else ""
+    laws = f'<p>It does not keep, on purpose:</p><ul class="mm-doc">{broken}</ul>' if broken else ""
     return (
         f'<section class="mm-card" id="{text(method.name)}"><h2>{text(method.title)}</h2>'
         f"<p>{text(method.summary, 500)}</p><p><small>{paper(method)}</small></p>{definitions(facts)}{parameters}"

@@ -17,6 +17,7 @@ from merging.parent import Parent
 from merging.plan import Plan
 from merging.progress import size as size
 from merging.recipe import Recipe
+from ui.field_names import on_page
 
 TASK_NAMES = {
     "ForSequenceClassification": "text classifier",
@@ -37,8 +38,8 @@ def text(value: object, limit: int = 300) -> str:
 
 
 def link(url: str, words: str, *, css: str = "", here: bool = False) -> str:
-    """A link, in a new tab unless `here`. Anything but http(s) and our own paths becomes plain text."""
-    if not re.match(r"https?://|/(?![/\\])", url):
+    """A link, in a new tab unless `here`. Anything but http(s), our own paths and places becomes plain text."""
+    if not re.match(r"https?://|/(?![/\\])|#[\w-]+$", url):
         return text(words)
     kind = f' class="{css}"' if css else ""
     tab = "" if here else ' target="_blank" rel="noopener"'
@@ -82,7 +83,8 @@ def problems(found: Iterable[Problem]) -> str:
     if not ordered:
         return ""
     items = "".join(
-        f'<li class="mm-{problem.severity}"><span class="mm-sr">{problem.severity}: </span>{text(problem, 900)}</li>'
+        f'<li class="mm-{problem.severity}"><span class="mm-sr">{problem.severity}: </span>'
+        f"{text(on_page(problem), 900)}</li>"
         for problem in ordered
     )
     return f'<ul class="mm-problems">{items}</ul>'

@@ -51,7 +51,7 @@ class TryItSection:
                 merged = self._desk.merged(repo_id, self._desk.hub(token, request)) if repo_id and trying else None
             except MergeError:  # the page itself says so
                 merged = None
-            kind = _kind(merged, trying) if merged and trying else ""
+            kind = kind_of(merged, trying) if merged else ""
             if not kind or merged is None:
                 return {self.head: ""}
             pair = kind == "similarity"
@@ -88,13 +88,16 @@ class TryItSection:
     def _person(self, hub: Hub, request: gr.Request) -> str:
         """Who asks: by name where somebody is signed in, else by address."""
         identity = self._desk.identity_or_none(hub)
-        return identity.name if identity else person_at(address_of(request))
+        return identity.name if identity else person_at(address_of(request, self._desk.access.proxies))
 
 
-def address_of(request: gr.Request) -> str:
-    """Whence a request came: what the nearest proxy wrote of it, after all that its sender may have written there."""
-    hops = ",".join(request.headers.getlist("x-forwarded-for"))
-    return hops.rpartition(",")[2].strip() or (request.client.host if request.client else "")
+def address_of(request: gr.Request, proxies: int = 1) -> str:
+    """Whence a request came: what the first of our proxies wrote of it, after all that its sender may have written.
+
+    Each appends one address; where there are fewer, the request came past the first ones, and the furthest counts.
+    """
+    hops = [hop.strip() for hop in ",".join(request.headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
+    return hops[-min(proxies, len(hops))] if hops else (request.client.host if request.client else "")
 
 
 async def _followed(trying: TryIt, question: Question) -> AsyncIterator[str]:
@@ -108,8 +111,10 @@ async def _followed(trying: TryIt, question: Question) -> AsyncIterator[str]:
         await asyncio.sleep(EVERY)
 
 
-def _kind(merged: MergedModel, trying: TryIt) -> str:
+def kind_of(merged: MergedModel, trying: TryIt | None) -> str:
     """What is asked of a merge, "" for one that cannot be tried here."""
+    if trying is None:
+        return ""
     open_to_all = merged.made_here and not merged.private and not merged.gated
     kinds = {try_it_view.KINDS.get(one.tag, "") for one in merged.models if one.reads == "text"}
     if not open_to_all or merged.weight_bytes > trying.limit:
