@@ -33,24 +33,32 @@ class JobPage:
     def build(self, page: gr.Blocks) -> None:
         """Lay the page out inside the `page` that is open, and wire it."""
         fragment("<h2>My jobs</h2>")
-        if self._desk.forgets:
-            fragment(render.notice(FORGETS))
-        fragment(f'<p class="mm-quiet">{self._desk.service.expiry}</p>', elem_id="expiry")
         with gr.Row(elem_classes="mm-columns"):
             with gr.Column(scale=2):
                 self.list = fragment(elem_id="jobs")
-            with gr.Column(scale=3):
+                self.terms = fragment(elem_id="expiry")
+            with gr.Column(scale=3, elem_classes="mm-opened"):  # a phone has it above the list
                 self.view = JobView(self._desk, log_open=True)
                 self.figures = fragment(elem_id="job-figures")
                 self.links = fragment()
         self.told = gr.State("")  # what the list says, to leave it alone while nothing is new
         self.timer = gr.Timer(2 * EVERY, active=False)  # runs only while a job of the list does
         listed = [self.list, self.told, self.timer, self.figures]
-        page.load(self._open, None, [*listed, self.links, *self.view.outputs], **QUIET)
+        page.load(self._open, None, [*listed, self.terms, self.links, *self.view.outputs], **QUIET)
         gr.on([self.timer.tick, self.view.status.change], self._follow, [self.told, self.view.id], listed, **QUIET)
         self.view.wire()
 
     def _open(self, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
+        """All at once, also what never changes: what came before the rest would be moved by it."""
+        return {self.terms: self.kept} | self._found(token, request)
+
+    @property
+    def kept(self) -> str:
+        """How long jobs are kept here."""
+        expiry = f'<p class="mm-quiet">{self._desk.service.expiry}</p>'
+        return render.notice(FORGETS) * self._desk.forgets + expiry
+
+    def _found(self, token: gr.OAuthToken | None, request: gr.Request) -> Updates:
         with spoken():
             hub = self._desk.hub(token, request)
             chosen = str(request.query_params.get("id") or "")

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
 import gradio as gr
 from gradio.components import Component
@@ -221,7 +222,10 @@ class MergePage:
                 recipe = self._linked(dict(request.query_params), hub)
                 if recipe is not None:
                     draft, values = fill_form(recipe)
-                    updates |= self._form(draft, values | {"output.owner": owner}, data)
+                    mine = identity is not None and values["output.owner"] in identity.namespaces
+                    named = values["output.name"] or str(request.query_params.get("name") or "")[:96]
+                    whose = {"output.owner": values["output.owner"] if mine else owner, "output.name": named}
+                    updates |= self._form(draft, values | whose, data)
             except InputError as error:
                 updates[self.opening] = render.problems(error.problems)
             except MergeError as error:
@@ -265,13 +269,14 @@ class MergePage:
             rows = merged_rows(draft, values)
             if recipe is not None and preview is not None:
                 updates |= self._seen(recipe, preview, hub)
-                offer |= {"link": render.recipe_link("", recipe), "yaml": recipe.to_yaml()}
                 offer["roots"] = list(recipe.tasks) if preview.plan.head_rule == "apart" else []
             else:
                 least = method.minimum_models
                 waiting = render.preview_wait(len(rows), least)
                 updates[self.preview] = render.impossible(problems) if len(rows) >= least else waiting
-            if not draft["models"]:
+            if recipe is not None:
+                offer |= {"link": _address(recipe, values, data[self.named]), "yaml": recipe.to_yaml()}
+            elif not draft["models"]:
                 offer |= {"link": "", "yaml": ""}
             if "yaml" in offer:
                 offer["yaml"] = {"value": offer["yaml"], "over": data[self._result.yaml] or ""}
@@ -300,16 +305,17 @@ class MergePage:
         return {note: render.problems(beside.get(name, ())) for name, note in notes.items()}
 
     def _look(self, draft: Draft, values: Values, hub: Hub) -> tuple[Recipe | None, Preview | None, list[Problem]]:
-        """The form's recipe and its preview, or what keeps the form from being a recipe."""
+        """The form's recipe and its preview, or what keeps the form from being the one or having the other."""
         if not draft["models"]:
             return None, None, []
+        recipe: Recipe | None = None
         try:
             recipe = self._recipe(draft, values, hub)
             preview = self._desk.preview(recipe, hub)
         except InputError as error:
-            return None, None, list(error.problems)
+            return recipe, None, list(error.problems)
         except MergeError as error:
-            return None, None, [error.problem]
+            return recipe, None, [error.problem]
         enough = len(recipe.models) >= recipe.method.minimum_models
         problems = [problem for problem in preview.problems if problem.where != "models" or enough]
         return recipe, preview, problems
@@ -378,3 +384,9 @@ class MergePage:
 
     def _picked(self, draft: Draft) -> Updates:
         return {self.draft: draft} | self._rows.show(draft)
+
+
+def _address(recipe: Recipe, values: Values, named: str) -> str:
+    """The link of the form as it is; it keeps the name that somebody gave before there was an owner."""
+    link, name = render.recipe_link("", recipe), values["output.name"] or ""
+    return link if recipe.output.repo_id or name in ("", named) else f"{link}&{urlencode({'name': name})}"

@@ -76,6 +76,17 @@ def merged(prepared: Any, visitors: Any) -> str:
     )
     page.locator("#evaluation-add").click()
     expect(page.locator("#evaluation-sets")).to_contain_text("own domain of ana/minilm-banking")
+    page.get_by_role("radio", name="RegMean").check()
+    page.locator("#sweep-parameter input").click()
+    page.get_by_role("option", name="Alpha").click()
+    expect(page.locator("#preview")).to_contain_text("alpha = 0.0, 0.25, 0.5, 0.75, 1.0: a merge each")
+    values = page.locator("#sweep-values").locator("input, textarea")
+    values.fill("0, 2")
+    values.press("Tab")
+    expect(page.locator("#evaluation-note")).to_contain_text("alpha = 2: it is out of range.")
+    values.fill("0, 0.5")
+    values.press("Tab")
+    expect(page.locator("#preview")).to_contain_text("alpha = 0, 0.5: a merge each, one at a time")
     page.locator("#repo-name").locator("input, textarea").fill("proven")
     page.locator("#repo-name").locator("input, textarea").press("Tab")
     page.locator("#merge").click()
@@ -125,6 +136,8 @@ def test_figures_stand_on_the_jobs_and_on_the_models_page(prepared: Any, visitor
         page.goto(prepared.url + address)
         picture = page.locator(place).get_by_role("img", name=re.compile("On .*banking.* the merge has"))
         expect(picture).to_be_visible()
+        line = page.locator(place).get_by_role("img", name=re.compile("accuracy on .* by alpha: .* at 0, .* at 1"))
+        expect(line).to_be_visible()
         table = page.locator(f"{place} details", has_text="The numbers as a table").first
         expect(table.locator("table")).to_be_hidden()
         table.locator("summary").click()
@@ -135,6 +148,22 @@ def test_figures_stand_on_the_jobs_and_on_the_models_page(prepared: Any, visitor
     answer = httpx.get(address, headers={"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"})
     assert answer.headers["content-type"] == "image/png"
     assert httpx.get(f"{prepared.url}{PICTURE}?id=ana/none").status_code == 404
+
+
+def test_a_phone_shows_the_job_that_was_tapped(prepared: Any, visitors: Any, merged: str) -> None:
+    """Above the list, without scrolling; trying and verifying a model are one tap away from its name."""
+    page = visitors(390, "light")
+    page.goto(f"{prepared.url}/jobs")
+    page.locator("#jobs a", has_text="bea/proven").first.click()
+    expect(page.locator("#job a.mm-big")).to_be_in_viewport()
+    expect(page.locator("#jobs a").first).to_be_visible()
+    page.goto(f"{prepared.url}/model?id=bea/proven")
+    expect(page.locator("#verified")).to_contain_text("Is it what its recipe makes?")
+    for link, place in (("Try it", "#try-it h3"), ("Verify", "#verified h3")):
+        expect(page.locator(place)).not_to_be_in_viewport()
+        page.get_by_role("link", name=link, exact=True).click()
+        expect(page.locator(place)).to_be_in_viewport()
+        page.evaluate("scrollTo(0, 0)")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -108,3 +108,18 @@ def test_one_large_distance_does_not_bleach_the_others() -> None:
         if tag == "rect" and "fill-opacity" in attributes
     ]
     assert sorted(cells)[-20] > 0.5
+
+
+def test_conflicts_of_signs_have_a_map_of_their_own() -> None:
+    """One for all pairs, behind a switch, in shares of one half; without conflicts there is nothing to switch."""
+    report = differences()
+    assert "mm-switch" not in heat_map.differences(report)
+    conflicts = [[None if cell is None else 0.02 for cell in row] for row in report["models"][0]["cells"]]
+    conflicts[3][5] = 0.25
+    seen = safe(heat_map.differences(report | {"conflicts": conflicts}))
+    maps = [str(attributes["aria-label"]) for tag, attributes in seen.tags if attributes.get("role") == "img"]
+    assert len(maps) == 4
+    assert maps[3] == "The models pull apart most in layer 2, mlp.down: 25.0 %"
+    depths = [str(one["fill-opacity"]) for tag, one in seen.tags if tag == "rect" and "fill-opacity" in one]
+    assert depths[-(8 * 7 - 6) :].count("0.54") == 1  # 0.08 + 0.92 · 0.25 / 0.5
+    assert "0 to 50% or more" in seen.words
