@@ -21,8 +21,9 @@ from hub.statistics import path_of
 from hub.statistics_place import publishing_problems
 from hub.upload import watched
 from jobs import stages
+from jobs.collection import collect_statistics
 from jobs.job import JobFolder, read_json, write_atomically
-from jobs.stages import StageContext, collect_statistics
+from jobs.stages import StageContext
 from jobs.statistics_preview import raise_if_telling
 from merging.checkpoint import open_parent
 from merging.compatibility import quantised

@@ -5,7 +5,6 @@ written under another name and renamed, publishing twice publishes once.
 """
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -16,9 +15,9 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from hub.client import Hub
-from hub.datasets import Row, is_local, load_rows
 from hub.resolve import check_output, resolve, result_is_private
 from jobs.child import ROOT
+from jobs.collection import collect_statistics
 from jobs.job import JobFolder, read_json, write_atomically
 from jobs.recall import Sources, recall, remember
 from jobs.stage import job_folder
@@ -28,9 +27,8 @@ from merging.machine import available_memory
 from merging.parent import Parent, with_base
 from merging.plan import Plan, make_plan, memory_problem
 from merging.progress import Progress
-from merging.recipe import Calibration, Recipe, StatisticsKind, recipe_from_yaml
+from merging.recipe import Recipe, StatisticsKind, recipe_from_yaml
 from merging.recipe_problems import recipe_problems
-from merging.roles import Reads
 from merging.statistics import Statistics, check_values
 from merging.supply import disk_problem
 
@@ -202,86 +200,17 @@ def _collect(context: StageContext, index: int, kind: StatisticsKind) -> Generat
     entry = context.pinned.models[index]
     if entry.calibration is None:
         raise InputError(f"{entry.model} has no {kind} statistics", "and no text to collect them from", "Name some")
-    path = context.folder.statistics(index, kind)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
     yield from collect_statistics(
         context.hub,
         kind,
         context.files_of(index),
         entry.calibration,
-        partial,
+        context.folder.statistics(index, kind),
         cache=context.folder.cache,
         files_allowed=context.folders_allowed,
         device=context.device,
         model=entry.repo_id,
         revision=entry.revision or "",
-    )
-    partial.replace(path)
-
-
-def read_rows(
-    hub: Hub,
-    wish: Calibration,
-    cache: Path,
-    *,
-    files_allowed: bool,
-    label_column: str | None = None,
-    reads: Reads = "text",
-) -> list[Row]:
-    """The examples that a recipe or a command names, of the kind that the model `reads`."""
-    return load_rows(
-        hub,
-        wish.data,
-        text_column=wish.text_column,
-        label_column=label_column,
-        target_column=wish.target_column,
-        image_column=wish.image_column,
-        reads=reads,
-        examples=wish.examples,
-        seed=wish.seed,
-        cache_dir=cache,
-        files_allowed=files_allowed,
-    )
-
-
-def collect_statistics(
-    hub: Hub,
-    kind: StatisticsKind,
-    folder: Path,
-    wish: Calibration,
-    out: Path,
-    *,
-    cache: Path,
-    files_allowed: bool,
-    device: str,
-    model: str,
-    revision: str,
-) -> Generator[Progress, None, Path]:
-    """Gram or Fisher statistics of the model in `folder` into `out`; its header names no file of this machine."""
-    from merging.calibrate import collect
-    from merging.loading import reads_of
-
-    labels = wish.label_column if kind == "fisher" else None
-    rows = read_rows(hub, wish, cache, files_allowed=files_allowed, label_column=labels, reads=reads_of(folder))
-    return (
-        yield from collect(
-            kind,
-            folder,
-            [example for example, _ in rows],
-            out,
-            examples=wish.examples,
-            max_length=wish.max_length,
-            batch_size=wish.batch_size,
-            seed=wish.seed,
-            device=device,
-            model=model,
-            revision=revision,
-            dataset="" if is_local(wish.data) else wish.data,
-            variant=wish.variant,
-            numbers=wish.numbers,
-            labels=[label for _, label in rows],
-        )
     )
 
 

@@ -1,7 +1,6 @@
 """What each stage of a statistics job does, on the same floor and by the same rules as those of a merge."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,10 +11,11 @@ from hub.client import Hub
 from hub.repository import RemoteRepo, open_repo
 from hub.statistics import open_statistics, path_of
 from hub.statistics_look import weights_of
+from jobs.collection import collect_statistics
 from jobs.job import JobFolder, read_json, write_atomically
 from jobs.local import local_model
 from jobs.stage import job_folder
-from jobs.stages import Steps, collect_statistics, hub_of
+from jobs.stages import Steps, hub_of
 from jobs.statistics_preview import preview_statistics, raise_if_telling
 from merging.errors import InputError, MergeError, Problem, raise_errors
 from merging.progress import Progress
@@ -79,14 +79,12 @@ def calibrate(context: StatisticsContext) -> Steps:
     for place, (kind, path) in enumerate(context.files.items()):
         if path.is_file():
             continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{os.getpid()}.{path.name}")
         work = collect_statistics(
             context.hub,
             "gram" if kind == "gram" else "fisher",
             context.folder.parent(0),
             _text(context),
-            partial,
+            path,
             cache=context.folder.cache,
             files_allowed=wish.text_is_handed_over,
             device=context.device,
@@ -100,7 +98,6 @@ def calibrate(context: StatisticsContext) -> Steps:
                 yield replace(step, message=message, partial=more)
         except InputError as error:
             raise InputError.of(_without(problem, context.folder.text) for problem in error.problems) from None
-        partial.replace(path)
     return {"collected": len(context.files)}
 
 
