@@ -26,7 +26,7 @@ from ui.security import Guard, spoken
 from ui.shared import SharedLook
 from ui.shell import header_html
 from ui.statistics_page import StatisticsPage
-from ui.uploads import UploadLimit, Uploads
+from ui.uploads import UploadLimit, Uploads, read_only_uploads
 
 HERE = Path(__file__).parent
 SYSTEM_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
@@ -156,6 +156,7 @@ def build_app(
         pwa=False,
         **options,
     )
+    read_only_uploads(blocks)
     blocks.space_id = None  # with it, Gradio's script loads fonts and a badge from other sites
     blocks.config = blocks.get_config_file()  # anew: the first was made before the theme was known
     return app

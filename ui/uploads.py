@@ -2,6 +2,9 @@
 
 Gradio takes an upload from anybody who has the page and forgets, when it is killed, which files were its own. They lie
 in one folder that is this service's alone, which is looked after here.
+
+A caller may send the name of a file, or an address, wherever the page sends a value. Gradio would fetch the address and
+copy any file of this machine: it looks at that only where it serves by itself. Only what was uploaded is read here.
 """
 
 import os
@@ -11,6 +14,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import gradio as gr
+from gradio.blocks import Block
 from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -25,6 +30,26 @@ BLOCK = 4096  # bytes that the smallest file takes, and an empty one or a folder
 REQUEST = 7_000_000  # bytes of one upload: the framework bounds each of a thousand files, not all of a request
 TOO_LARGE = "This upload is too large. At most 5 MB are read."
 REFUSAL = "This service keeps too many uploads at the moment. Try again in an hour."
+
+
+def read_only_uploads(blocks: gr.Blocks) -> None:
+    """No file is read that was not uploaded: Gradio looks at that itself once it has been told that it is served."""
+    blocks.has_launched = True
+
+
+_taken = Block.async_move_resource_to_block_cache
+
+
+async def _no_address(self: Block, place: str | Path | None) -> str | None:
+    """What Gradio does with the name of a file, but with no address: nothing is fetched for whoever asks."""
+    if "://" in str(place or "")[:20]:
+        raise gr.Error(
+            "An address is no upload: nothing is fetched for a caller. Upload the file.", print_exception=False
+        )
+    return await _taken(self, place)
+
+
+setattr(Block, "async_move_resource_to_block_cache", _no_address)  # noqa: B010
 
 
 class Uploads:

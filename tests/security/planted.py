@@ -1,6 +1,7 @@
 """Where a secret could be left lying: files, and the command lines and environments of processes."""
 
 import base64
+import functools
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +17,13 @@ def forms(secret: str) -> tuple[bytes, ...]:
 
 def found_in(text: bytes, secrets: Iterable[str]) -> bool:
     """Whether any of the secrets stands in a text in any form."""
-    return any(form in text for secret in secrets for form in forms(secret))
+    return any(form in text for form in all_forms(tuple(secrets)))
+
+
+@functools.cache
+def all_forms(secrets: tuple[str, ...]) -> tuple[bytes, ...]:
+    """Of several secrets."""
+    return tuple(form for secret in secrets for form in forms(secret))
 
 
 def files_with(folder: Path, secrets: Iterable[str]) -> tuple[list[Path], int]:
@@ -36,9 +43,12 @@ def files_with(folder: Path, secrets: Iterable[str]) -> tuple[list[Path], int]:
 class ProcessWatch:
     """Looks at all processes of this machine, again and again: who shows a secret in its arguments or environment."""
 
-    def __init__(self, everywhere: Iterable[str], children: Iterable[str] = ()) -> None:
-        """`everywhere` may stand in no process; `children` in none that was started by `jobs.begin` or for it."""
-        self._everywhere, self._children = tuple(everywhere), tuple(children)
+    def __init__(self, everywhere: Iterable[str], children: Iterable[str] = (), worker: Iterable[str] = ()) -> None:
+        """`everywhere` may stand in no process; `children` in no argument, and in the environment of no stage.
+
+        Those of `children` that a `worker` may not have either are named again.
+        """
+        self._everywhere, self._children, self._worker = tuple(everywhere), tuple(children), tuple(worker)
         self.hits: list[str] = []
         self.stages: set[str] = set()  # command lines of stages that were seen
         self._stop = threading.Event()
@@ -67,6 +77,7 @@ class ProcessWatch:
         stage = b"jobs.begin" in arguments or b"merging.check" in arguments or b"fake_stages" in arguments
         if stage:
             self.stages.add(arguments.replace(b"\0", b" ").decode(errors="replace"))
-        wanted = (*self._everywhere, *(self._children if stage else ()))
-        if found_in(arguments + b"\0" + environment, wanted):
+        worker = not stage and b"cli.py\0worker" in arguments
+        wanted = (*self._everywhere, *(self._children if stage else self._worker if worker else ()))
+        if found_in(environment, wanted) or found_in(arguments, (*self._everywhere, *self._children)):
             self.hits.append(arguments.replace(b"\0", b" ").decode(errors="replace")[:200])

@@ -1,14 +1,21 @@
 """Everything that the page can be asked, as the app's own config lists it: for tests that ask it as somebody else."""
 
+import base64
+import html
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx
 
+from tests.security.planted import files_with, found_in
+
+PAGES = ("/", "/jobs", "/statistics", "/methods", "/model", "/health", "/ready", "/config")
 SERVER = {"state"}  # kinds of components whose value the server keeps: what a caller sends is not looked at
 
 
@@ -87,3 +94,64 @@ class Caller:
     def close(self) -> None:
         """Give the connections back."""
         self._client.close()
+
+
+def sign_in(url: str, user: str) -> tuple[str, str]:
+    """(cookie, token) of somebody who goes through the sign-in as a browser does."""
+    begun = httpx.get(f"{url}/login/huggingface")
+    consent = httpx.get(begun.headers["location"])
+    fields = {name: html.unescape(value) for name, value in re.findall(r'name="(\w+)" value="([^"]*)"', consent.text)}
+    back = httpx.post(str(consent.url.copy_with(query=None)), data={**fields, "user": user}).headers["location"]
+    cookie = httpx.get(back, headers={"cookie": f"session={begun.cookies['session']}"}).cookies["session"]
+    session = json.loads(base64.b64decode(cookie.split(".")[0] + "=="))
+    return cookie, session["oauth_info"]["access_token"]
+
+
+class Watched:
+    """The browser of somebody who is signed in: every answer and, between two of them, every file is searched."""
+
+    def __init__(self, url: str, user: str, folder: Path, planted: Iterable[str]) -> None:
+        self.cookie, self.token = sign_in(url, user)
+        self._folder, self._planted = folder, (*planted, self.token)
+        self._caller = Caller(url, headers={"cookie": f"session={self.cookie}"})
+        self._endpoints = endpoints(url)
+        self.answers = 0
+
+    def call(self, name: str, text: str) -> dict[str, Any]:
+        """What a public call gives."""
+        endpoint = next(one for one in self._endpoints if one.name == name)
+        output = json.loads(self._clean(self._caller.ask(endpoint, [text])).splitlines()[-1][5:])["output"]
+        assert "data" in output, output
+        return dict(output["data"][0])
+
+    def follow(self, id: str, until: str) -> dict[str, Any]:
+        """A job of theirs once it has such a status or is in such a stage."""
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            job = self.call("status", id)
+            self.search()
+            if job["stage"] == until or (job["status"] == until and job["ended"]):
+                return job
+            time.sleep(0.5)
+        raise AssertionError(f"{id} did not come to {until}: {job}")
+
+    def look_around(self, id: str) -> None:
+        """Every page as HTML, and what each of them loads, with the job's id."""
+        for page in (*PAGES, f"/jobs?id={id}"):
+            answer = self._caller.get(page)
+            headers = [value for name, value in answer.headers.multi_items() if name != "set-cookie"]
+            self._clean("\n".join([answer.text, *headers]))
+        for one in self._endpoints:
+            if one.name == "_open":
+                self._clean(self._caller.ask(one, one.data(id), {"id": id}))
+
+    def search(self) -> int:
+        """How many files there are, in none of which a secret stands."""
+        hits, looked = files_with(self._folder, self._planted)
+        assert not hits, hits
+        return looked
+
+    def _clean(self, text: str) -> str:
+        self.answers += 1
+        assert not found_in(text.encode(), self._planted), text[:200]
+        return text

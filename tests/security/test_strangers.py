@@ -17,8 +17,10 @@ from playwright.sync_api import Browser, BrowserContext, expect
 
 from tests.security.conftest import MERGED, MODELS, Guarded, average
 from tests.security.hostile_page import ATTACKS, hostile_site
-from tests.security.strangers import Caller, endpoints
+from tests.security.planted import ProcessWatch, found_in
+from tests.security.strangers import Caller, Watched, endpoints
 from tests.served import program
+from ui.api import CALLS
 
 pytestmark = pytest.mark.slow
 IDENTITY_HEADERS = {
@@ -54,7 +56,7 @@ def test_ana_herself_sees_what_is_hers(guarded: Guarded) -> None:
     """Or nothing would be proved by what others do not see."""
     answers, _ = told(guarded, guarded.token, guarded.done["id"])
     assert {MERGED, "held-back"} <= set(leaked(guarded, answers, guarded.done["id"]))
-    assert not any(secret in answers for secret in guarded.planted)
+    assert not found_in(answers.encode(), guarded.planted)
 
 
 @pytest.mark.parametrize("who", ["bea", "nobody"])
@@ -114,22 +116,29 @@ def test_no_file_of_the_server_is_served(guarded: Guarded) -> None:
 
 
 def test_an_upload_that_was_none_is_not_read(guarded: Guarded) -> None:
-    """A caller who names a file of the server, or an address, where an upload is expected."""
+    """A caller who names a file of the server, or an address, where an upload or any other value is expected."""
     caller, tried = Caller(guarded.url, guarded.hub.add_token("bea")), 0
+    theirs = guarded.folder / "merge" / "theirs.txt"
+    theirs.write_text("zebrafish")
+    known = set((guarded.folder / "uploads").rglob("*"))
     for endpoint in endpoints(guarded.url):
-        if not any(kind == "file" for kind, _ in endpoint.inputs):
+        kinds = [kind for kind, _ in endpoint.inputs]
+        at = next((kinds.index(kind) for kind in ("file", "textbox") if kind in kinds), None)
+        if at is None or ("file" not in kinds and endpoint.name not in CALLS):
             continue
-        for value in ("/etc/passwd", "/proc/self/environ", "http://127.0.0.1:9/x"):
+        for value in ("/etc/passwd", "/proc/self/environ", str(theirs), "http://127.0.0.1:9/x", "https://[::1]/x"):
             upload = {"path": value, "url": value, "orig_name": "a.txt", "meta": {"_type": "gradio.FileData"}}
             data = [
-                upload if kind == "file" else "upload" if kind == "radio" and "upload" in str(props["choices"]) else one
+                "upload" if kind == "radio" and "upload" in str(props["choices"]) else one
                 for (kind, props), one in zip(endpoint.inputs, endpoint.data("ana/x"), strict=True)
             ]
+            data[at] = upload
             answer = caller.ask(endpoint, data)
-            assert not re.search(r"root:|MERGE_|HOME=", answer)
+            assert not re.search(r"root:|MERGE_|HOME=|zebrafish", answer)
             assert '"success":false' in answer, endpoint.name
             tried += 1
-    assert tried >= 6
+    assert tried >= 20
+    assert set((guarded.folder / "uploads").rglob("*")) == known
     caller.close()
 
 
@@ -165,6 +174,39 @@ def test_a_link_of_a_megabyte_is_refused(guarded: Guarded) -> None:
         assert connection.getresponse().status in (400, 414, 431)
     connection.close()
     assert httpx.get(f"{guarded.url}/health").status_code == 200
+
+
+def test_no_secret_of_the_running_service_is_found_anywhere(guarded: Guarded) -> None:
+    """One job is done, one fails, one is cancelled, in the real stages; docs/security.md says where is searched."""
+    guarded.hub.add_user("cia")
+    api = HfApi(endpoint=guarded.hub.url, token=guarded.hub.add_token("cia"))
+    for seed in (0, 1):
+        api.create_repo(f"cia/m{seed}", private=True, exist_ok=True)
+        api.upload_folder(repo_id=f"cia/m{seed}", folder_path=guarded.folder.parent / "models" / str(seed))
+    models = [{"model": f"cia/m{seed}"} for seed in (0, 1)]
+    cia = Watched(guarded.url, "cia", guarded.folder, guarded.planted)
+    with ProcessWatch([guarded.token, cia.token], (*guarded.keys, *guarded.signing), guarded.signing) as watch:
+        guarded.hub.set_fault("/cia/m1/resolve/.*safetensors", method="GET", delay=8.0, whole=True, times=None)
+        going = cia.call("submit", average("cia/cancelled", models=models))["id"]
+        cia.follow(going, "merge")
+        cia.call("cancel", going)
+        cia.follow(going, "cancelled")
+        guarded.hub.set_fault("cia/m0/resolve/.*/tokenizer", method="GET", status=403, message="No.", times=None)
+        failing = cia.call("submit", average("cia/failed", models=models))["id"]
+        assert cia.follow(failing, "failed")["stage"] == "fetch"
+        cia.look_around(failing)
+    assert not guarded.watch.hits
+    assert not watch.hits
+    stages = {word for line in guarded.watch.stages if str(guarded.folder) in line for word in line.split()}
+    assert {"jobs.begin", "merging.check"} <= stages
+    names = {path.name for path in guarded.folder.rglob("*")}
+    assert {"jobs.sqlite", "jobs.sqlite-wal", "log.jsonl", "report.json", "app.log"} <= names
+    assert '"logger": "request"' in (guarded.folder / "app.log").read_text()
+    assert cia.search() > 40
+    assert cia.answers > 20
+    published = guarded.folder / "published"
+    HfApi(endpoint=guarded.hub.url, token=guarded.token).snapshot_download(MERGED, local_dir=published)
+    cia.search()
 
 
 # In the browser of somebody who is signed in
