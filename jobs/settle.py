@@ -2,7 +2,8 @@
 
 A cancel cannot take back a commit that the Hub has made, and a request that was cut off may still be answered. So a
 worker looks at the Hub with the job's token before that token is deleted: at once, or, when it was killed in that
-moment, with its next upkeep. Nothing is ever deleted there.
+moment, with its next upkeep. It looks once, for a minute at most, for the token is to end with its job: a Hub that is
+away then is not asked again, and the job says so. Nothing is ever deleted there.
 """
 
 import json
@@ -21,7 +22,6 @@ from merging.wish import StatisticsWish, wish_from_yaml
 
 LOOKS, EVERY = 4, 2.0  # how often, and after how many seconds, an empty repo is looked at again: the Hub may be slow
 WAITS = 20.0, 15.0, 10.0  # seconds at most that the Hub may be away, may ask for, and may take for a piece of an answer
-GIVE_UP = 3600.0  # seconds after which it is said that nobody could look
 
 
 def is_unsettled(folder: JobFolder) -> bool:
@@ -32,14 +32,6 @@ def is_unsettled(folder: JobFolder) -> bool:
 def give_up(folder: JobFolder) -> None:
     """Note that nobody could look."""
     write_atomically(folder.settled, json.dumps({"known": False}))
-
-
-def is_hopeless(folder: JobFolder) -> bool:
-    """Whether it was tried for long enough."""
-    try:
-        return time.time() - folder.publishing.stat().st_mtime > GIVE_UP
-    except OSError:
-        return True
 
 
 def words(folder: JobFolder, repo_id: str) -> str:

@@ -9,11 +9,12 @@ from dbos import DBOSClient
 from dbos._sys_db import WorkflowStatus
 
 from jobs.job import JobFailed, JobFolder, JobSpec
-from jobs.settle import GIVE_UP, is_unsettled
+from jobs.settle import give_up, is_unsettled
 from jobs.store import ACTIVE, ENDED, QUEUE, VERSION, WORKFLOW, Store
 
 SWEPT_AT_A_TIME = 200
 SETTLED_AT_A_TIME = 3
+ELSEWHERE = 300.0  # seconds that the token of a job, cancelled as its worker ended, waits for that machine to come back
 
 
 def executors(client: DBOSClient) -> set[str]:
@@ -68,6 +69,8 @@ def sweep_folders(store: Store, client: DBOSClient, older_than: float = 3600.0, 
         if status.status in ENDED:
             kept = isinstance(status.error, JobFailed) and status.error.kept
             folder = JobFolder(store.home, id)
+            if status.status == "CANCELLED" and is_unsettled(folder) and store.tokens.get(id) is None:
+                give_up(folder)  # nobody can look at the Hub for it any more
             if not kept and not is_unsettled(folder):
                 folder.free()
     return len(gone)
@@ -92,7 +95,7 @@ def sweep_tokens(
 
     A text is never there without a token: it is written after it, and deleted before it. A job that was cancelled gives
     its disk back; `settle` looks at what it has left on the Hub, and deletes the token when that is known: a few of
-    them, for each may wait for the Hub. Where its files are on another machine, that one has an hour to look.
+    them, for each may wait for the Hub. Where its files are on another machine, that one has five minutes to look.
     """
     refs = store.tokens.refs(older_than)
     if not refs:
@@ -107,7 +110,7 @@ def sweep_tokens(
             if is_unsettled(folder) and status.input is not None:
                 unsettled.append((status, folder))
                 continue
-            if not folder.path.is_dir() and time.time() - (status.completed_at or 0) / 1000 < GIVE_UP:
+            if not folder.path.is_dir() and time.time() - (status.completed_at or 0) / 1000 < ELSEWHERE:
                 continue
         shutil.rmtree(folder.text.parent, ignore_errors=True)
         store.tokens.delete(ref)

@@ -124,6 +124,7 @@ class Runner:
         except JobFailed as failure:
             if stage != "evaluate" or self._patiently(lambda: self._state(folder.id))[0] == "CANCELLED":
                 raise
+            log.warning("job %s: %s", folder.id, failure, extra={"job": folder.id, "stage": stage})
             evaluation.give_up(folder, failure.problem)
             return {}
 
@@ -143,13 +144,14 @@ class Runner:
                 self._begin_again(stage, spec, folder)
                 result = self._watch(stage, spec, folder)
         except Disowned:
+            log.warning("job %s: another worker has it now", folder.id, extra={"job": folder.id, "stage": stage})
             raise
         except JobFailed as failure:
             if disk_full(self._store.home, self._reserve):
                 failure.kept = failure.kept and stage == "publish"
                 folder.free(keep_output=failure.kept or stage == "evaluate")
             folder.starts.unlink(missing_ok=True)
-            _say(folder, stage, str(failure), "error")
+            folder.append_log(stage, str(failure), "error")  # the operator reads it as the job's end, see `in_one_line`
             raise
         except Exception as error:
             self._hold_if_stopping()
@@ -343,17 +345,16 @@ class Runner:
         self._patiently(lambda: self._store.tokens.delete(spec.token_ref))
 
     def settle(self, spec: JobSpec, folder: JobFolder) -> None:
-        """Look at what a cancelled job has left on the Hub; its token goes when that is known, or cannot be known."""
+        """Look once at what a cancelled job has left on the Hub; then its token goes, whatever the Hub has said."""
         token = self._patiently(lambda: self._store.tokens.get(spec.token_ref))
-        if token is None or settle.is_hopeless(folder):
-            settle.give_up(folder)
-        else:
+        if token is not None:
             self._begin("settle", spec, folder, token).wait(SETTLE_SECONDS)
             self._end(spec.token_ref)
             self._hold_if_stopping()
-        if not settle.is_unsettled(folder):
-            folder.free()
-            self._patiently(lambda: self._store.tokens.delete(spec.token_ref))
+        if settle.is_unsettled(folder):
+            settle.give_up(folder)
+        folder.free()
+        self._patiently(lambda: self._store.tokens.delete(spec.token_ref))
 
     def _count_start(self, stage: str, folder: JobFolder) -> None:
         """Refuse a stage that took its worker down with it again and again, without another shard in between."""
@@ -395,7 +396,12 @@ def _merge_is_done(process: JobProcess) -> bool:
 
 
 def in_one_line(record: logging.LogRecord) -> bool:
-    """A filter of DBOS' log, which shows a traceback for each job that ends early: ours need only their reason."""
+    """A filter of DBOS' log, which shows a traceback for each job that ends early: ours need only their reason.
+
+    That it waits for what became of a job which is not its any more is left out: we have said why.
+    """
+    if record.funcName == "adopt_recorded_outcome":
+        return False
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, DBOSAwaitedWorkflowCancelledError):
         reason = "it was cancelled"
@@ -410,15 +416,16 @@ def in_one_line(record: logging.LogRecord) -> bool:
     else:
         return True
     record.msg, record.args = "job %s ended here: %s", (DBOS.workflow_id, reason)
+    record.name, record.levelno, record.levelname = __name__, logging.WARNING, "WARNING"
+    vars(record).update(job=DBOS.workflow_id, stage=getattr(error, "stage", ""))
     record.exc_info = record.exc_text = None
     return True
 
 
-def _say(folder: JobFolder, stage: str, message: str, level: str = "info") -> None:
+def _say(folder: JobFolder, stage: str, message: str) -> None:
     """A line for the job's owner, and the same for the operator."""
-    folder.append_log(stage, message, level)
-    number = logging.WARNING if level == "error" else logging.INFO
-    log.log(number, "job %s: %s", folder.id, message, extra={"job": folder.id, "stage": stage})
+    folder.append_log(stage, message)
+    log.info("job %s: %s", folder.id, message, extra={"job": folder.id, "stage": stage})
 
 
 def _hold() -> NoReturn:

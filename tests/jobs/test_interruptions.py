@@ -17,13 +17,12 @@ from hub import patience
 from hub.client import Hub
 from jobs.job import STAGES, JobFailed, JobFolder, JobSpec, write_atomically
 from jobs.service import JobService
-from jobs.settle import GIVE_UP, give_up, is_hopeless, less_patient, settle, words
+from jobs.settle import is_unsettled, less_patient, settle, words
 from jobs.store import Store, StoreAway
 from jobs.workflow import SETTLE_SECONDS, Runner
 from merging.recipe import recipe_from_dict
 from settings import Settings
 from tests.jobs.processes import RECIPE, ROOT, SECRET, TOKEN, Workers, ended, in_merge, queue, trace, wait_for
-from tests.tiny_models import save_tiny
 
 LOCKED = 7.0  # seconds; a page waits four
 
@@ -97,17 +96,6 @@ def test_a_locked_database_stops_nobody(workers: Workers, service: JobService) -
     assert trace(workers.home, id) == ["pin", "fetch", "calibrate", "merge", "check", "publish"]
     assert worker.poll() is None
     assert "Traceback" not in workers.log
-
-
-@pytest.fixture
-def ann(hub: LoopbackHub, tmp_path: Path) -> Hub:
-    """The Hub as ann sees it, who has two models there."""
-    hub.add_user("ann")
-    made = Hub(hub.url, hub.add_token("ann"))
-    for index in (0, 1):
-        made.api.create_repo(f"ann/m{index}")
-        made.api.upload_folder(repo_id=f"ann/m{index}", folder_path=save_tiny(tmp_path / f"m{index}", seed=index))
-    return made
 
 
 def average() -> dict[str, Any]:
@@ -187,14 +175,21 @@ def test_a_look_waits_less_than_the_worker_does() -> None:
         patience.be(before)
 
 
-def test_a_hub_that_cannot_be_asked_is_told_after_a_while(tmp_path: Path) -> None:
-    """A worker gives up after an hour, and says where to look."""
-    folder = cancelled_in_publish(tmp_path)
-    assert not is_hopeless(folder)
-    begun = time.time() - GIVE_UP - 1
-    os.utime(folder.publishing, (begun, begun))
-    assert is_hopeless(folder)
-    give_up(folder)
+@pytest.mark.slow
+def test_the_token_of_a_cancelled_job_goes_whatever_the_hub_does(
+    ann: Hub, hub: LoopbackHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Hub that does not answer is asked once; then the token is gone, and the job says where to look."""
+    monkeypatch.setattr("jobs.workflow.SETTLE_SECONDS", 4.0)
+    hub.set_fault("/api/", delay=30.0, times=None)
+    settings = Settings(home=tmp_path / "home")
+    store, folder = Store(settings), cancelled_in_publish(tmp_path / "home")
+    store.tokens.put(folder.id, str(ann.token))
+    spec = JobSpec(recipe_from_dict(average()).to_yaml(), "ann", folder.id, ann.endpoint)
+    Runner(settings, store, "host:0").settle(spec, folder)
+    hub.clear_faults()
+    assert store.tokens.get(folder.id) is None
+    assert not is_unsettled(folder)
     assert words(folder, "ann/merged").endswith(
         "the Hub did not say how far it came: look whether ann/merged is there."
     )

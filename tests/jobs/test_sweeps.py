@@ -10,8 +10,7 @@ import sqlalchemy as sa
 
 from jobs.job import JobFailed, JobFolder
 from jobs.service import JobService
-from jobs.settle import GIVE_UP
-from jobs.upkeep import SETTLED_AT_A_TIME, sweep_folders, sweep_tokens
+from jobs.upkeep import ELSEWHERE, SETTLED_AT_A_TIME, sweep_folders, sweep_tokens
 from merging.errors import Problem
 from settings import Settings
 from tests.jobs.processes import TOKEN, queue
@@ -66,15 +65,32 @@ def test_what_nobody_needs_is_deleted_and_nothing_else(service: JobService) -> N
         assert folder.size > 2000
 
 
+def test_nobody_waits_for_a_look_that_cannot_be_had(service: JobService) -> None:
+    """A job that was cancelled as it published, on a machine that came back when its token was gone."""
+    folder = left_by(service, queue(service, "late"))
+    folder.publishing.touch()
+    service._client.cancel_workflow("late")
+    os.utime(folder.path, (time.time() - 2 * HOUR,) * 2)
+    sweep_folders(service._store, service._client)
+    assert service.get("late", "ann").settling
+    service._store.tokens.delete("late")
+    os.utime(folder.path, (time.time() - 2 * HOUR,) * 2)
+    sweep_folders(service._store, service._client)
+    late = service.get("late", "ann")
+    assert not late.settling
+    assert late.left.endswith("the Hub did not say how far it came: look whether ann/merged is there.")
+    assert not folder.output.exists()
+
+
 def test_the_token_of_a_job_that_was_cancelled_elsewhere_waits_for_its_machine(service: JobService) -> None:
-    """For an hour after the cancel: the worker there looks with it at what was published."""
+    """For five minutes after the cancel: the worker there looks with it at what was published."""
     store, client = service._store, service._client
     folder = JobFolder(store.home, queue(service, "elsewhere"))
     client.cancel_workflow("elsewhere")
     assert not folder.path.exists()
     assert sweep_tokens(store, client, lambda *_: None, older_than=0.0) == 0
     assert store.tokens.get("elsewhere") == TOKEN
-    cancelled_ago(service, "elsewhere", GIVE_UP + 1)
+    cancelled_ago(service, "elsewhere", ELSEWHERE + 1)
     assert sweep_tokens(store, client, lambda *_: None, older_than=0.0) == 1
     assert store.tokens.get("elsewhere") is None
 
