@@ -118,7 +118,13 @@ def main() -> None:
         os.environ.setdefault("MERGE_PUBLIC_URL", public)  # the worker puts it on cards
     service = JobService(settings)
     trying = None if settings.try_limit == "off" else TryIt(settings)
-    desk = Desk(service, Access(endpoint=None, single_user=not on_space), public, settings.examples, trying)
+    desk = Desk(
+        service,
+        Access(endpoint=None, single_user=not on_space, proxies=settings.proxies),
+        public,
+        settings.examples,
+        trying,
+    )
     origins = frozenset({*space_hosts, *([public.rstrip("/")] if public else [])})
     site = "https://huggingface.co" if space_hosts else ""
     host = "0.0.0.0" if space_hosts else settings.host  # a Space's own proxy is the only one that reaches it

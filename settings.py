@@ -29,6 +29,11 @@ class Settings(BaseSettings):
     memory: str = Field(default="2GB", description="Memory budget of a merge")
     host: str = Field(default="127.0.0.1", description="Address that the page listens on")
     port: int = Field(default=7860, ge=0, le=65535, description="Port of the page")
+    proxies: int = Field(
+        default=1,
+        ge=1,
+        description="Proxies in front of the page, one behind another, of which each appends to X-Forwarded-For",
+    )
     public_url: str | None = Field(default=None, description="Address of this service in links and on cards")
     examples: Path | None = Field(default=None, description="A YAML list of merges that an empty form offers")
     keep_days: int = Field(default=7, ge=1, description="Days after which ended jobs and their results are deleted")

@@ -113,6 +113,7 @@ class Access:
 
     endpoint: str | None  # of the Hub, None is the library's own
     single_user: bool
+    proxies: int = 1  # in front of this service; what the first of them wrote of a request is whence it came
 
     def hub(self, token: gr.OAuthToken | None, request: gr.Request | None) -> Hub:
         """The Hub as the asking person sees it: by the token of the sign-in or of an API caller, else anonymous.

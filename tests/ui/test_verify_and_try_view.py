@@ -57,20 +57,24 @@ def test_nobody_has_looked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "address"),
+    ("headers", "proxies", "address"),
     [
-        ([], "10.0.0.1"),
-        ([""], "10.0.0.1"),
-        (["192.0.2.7"], "192.0.2.7"),
-        (["1.1.1.1, 192.0.2.7"], "192.0.2.7"),
-        (["1.1.1.1,2.2.2.2", "192.0.2.7"], "192.0.2.7"),
+        ([], 1, "10.0.0.1"),
+        ([""], 1, "10.0.0.1"),
+        (["192.0.2.7"], 1, "192.0.2.7"),
+        (["1.1.1.1, 192.0.2.7"], 1, "192.0.2.7"),
+        (["1.1.1.1,2.2.2.2", "192.0.2.7"], 1, "192.0.2.7"),
+        (["1.1.1.1, 192.0.2.7, 10.9.9.9"], 2, "192.0.2.7"),
+        (["1.1.1.1", "192.0.2.7", "10.9.9.9"], 2, "192.0.2.7"),
+        (["192.0.2.7"], 2, "192.0.2.7"),
+        ([], 2, "10.0.0.1"),
     ],
 )
-def test_nobody_chooses_an_address_of_their_own(headers: list[str], address: str) -> None:
-    """What the nearest proxy appended counts, not what a client wrote before it; without a proxy the peer."""
+def test_nobody_chooses_an_address_of_their_own(headers: list[str], proxies: int, address: str) -> None:
+    """What the first of our proxies appended counts, not what a client wrote before it; without a proxy the peer."""
     lines = [(b"x-forwarded-for", line.encode()) for line in headers]
     scope = {"type": "http", "headers": lines, "client": ("10.0.0.1", 1)}
-    assert address_of(gr.Request(Request(scope))) == address
+    assert address_of(gr.Request(Request(scope)), proxies) == address
 
 
 def question(**state: object) -> Question:
