@@ -8,6 +8,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from hub.client import Hub
+from jobs.evaluation_words import table
 from jobs.job import JobFolder
 from jobs.local import evaluate_here, merge_here
 from merging.engine import Report
@@ -67,6 +68,9 @@ def test_each_value_has_the_figures_of_its_own_merge(on_base: dict[str, Any], tm
         found, _ = last(evaluate_here(Hub.anonymous(), [str(folder)], wish, device="cpu"))
         (alone,) = found["sets"]
         assert figures[value] == {key: alone["scores"][0][key] for key in ("metrics", "low", "high")}
+    lines = table(report.evaluation)
+    assert "moods by lambda" in lines
+    assert [line.split()[2] for line in lines if line.startswith("  lambda = ")] == ["0", "1", "2"]
     told = report.evaluation["sweep"]
     assert (told["parameter"], told["model"], told["own"]) == ("lambda", "", 1.0)
     best = max(figures, key=lambda value: (figures[value]["metrics"]["accuracy"], value == 1.0))
@@ -129,4 +133,5 @@ def test_a_killed_sweep_goes_on(hub: Any, service: Any, workers: Workers, tmp_pa
     ]
     published = Path(ann.api.hf_hub_download("ann/merged", "merge-report.json")).read_text()
     assert json.loads(published)["evaluation"]["sweep"] == report["evaluation"]["sweep"]
+    assert "](figures/sweep.png)" in Path(ann.api.hf_hub_download("ann/merged", "README.md")).read_text()
     assert "sweep" not in Path(ann.api.hf_hub_download("ann/merged", "recipe.yaml")).read_text()  # nor its rows
