@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "one", "two", "three"]
 WORDS = ["one", "two", "three", "a", "b", "c"]
@@ -114,10 +115,7 @@ def save_tiny(
     loader = _loader(config.model_type, bool(labels))
     torch.manual_seed(0)
     model = loader.from_config(config)
-    generator = torch.Generator().manual_seed(seed + 1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    vary(model, seed)
     model.to(dtype).save_pretrained(folder, max_shard_size=shard_size)
     if config.model_type != "vit":
         save_tokenizer(folder, ends=config.model_type in ("t5", "bart"))
@@ -212,10 +210,27 @@ def save_body(folder: Path, kind: str = "bert", *, seed: int = 0, **changes: Any
     config = tiny_config(kind, **changes)
     torch.manual_seed(0)
     model = transformers.AutoModel.from_config(config)
+    vary(model, seed)
+    model.save_pretrained(folder)
+    save_tokenizer(folder)
+    return folder
+
+
+def vary(model: torch.nn.Module, seed: int) -> None:
+    """Add to each parameter what no other seed adds."""
     generator = torch.Generator().manual_seed(seed + 1)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
-    model.save_pretrained(folder)
-    save_tokenizer(folder)
+
+
+def save_fine_tune(folder: Path, base: Path, scale: float = 0.1, seed: int = 0) -> Path:
+    """Save a copy of a model in one file with a change to each tensor, of `scale` of its standard deviation."""
+    folder.mkdir()
+    for path in base.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    generator = torch.Generator().manual_seed(seed)
+    tensors = load_file(base / "model.safetensors")
+    changed = {k: v + scale * v.std() * torch.randn(v.shape, generator=generator) for k, v in tensors.items()}
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

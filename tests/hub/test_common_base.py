@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
 
 from demo.loopback_hub import LoopbackHub
 from hub.client import Hub
 from hub.common_base import BUDGET, CommonBase, common_base
 from hub.resolve import resolve
 from tests.hub.helpers import Models, Put, SignIn, wish
+from tests.tiny_models import save_fine_tune
 
 
 @dataclass
@@ -26,14 +25,7 @@ class Tree:
 
     def child(self, name: str, of: Path, *, seed: int, card: str = "", scale: float = 0.1, **more: Any) -> Path:
         """A fine-tune of a folder, as a repo of ann's."""
-        folder = self.root / name
-        folder.mkdir()
-        for path in of.iterdir():
-            (folder / path.name).write_bytes(path.read_bytes())
-        generator = torch.Generator().manual_seed(seed)
-        tensors = load_file(of / "model.safetensors")
-        changed = {k: v + scale * v.std() * torch.randn(v.shape, generator=generator) for k, v in tensors.items()}
-        save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+        folder = save_fine_tune(self.root / name, of, scale, seed)
         self.put(self.hub, f"ann/{name}", folder, card=card and f"---\nbase_model: {card}\n---\n", **more)
         return folder
 

@@ -1,10 +1,13 @@
 """A home folder with real worker processes, and the job service on it."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from demo.loopback_hub import LoopbackHub
+from hub.client import Hub
 from jobs.service import JobService
 from tests.jobs.processes import Workers
 from tests.postgres import Postgres, running_postgres
@@ -23,9 +26,21 @@ def workers(tmp_path: Path) -> Iterator[Workers]:
 @pytest.fixture
 def service(workers: Workers) -> Iterator[JobService]:
     """The job service of the same home."""
-    running = JobService(workers.settings)
-    yield running
-    running.close()
+    with closing(JobService(workers.settings)) as running:
+        yield running
+
+
+@pytest.fixture
+def ann(hub: LoopbackHub, tmp_path: Path) -> Hub:
+    """The Hub as ann sees it, who has two models there."""
+    from tests.tiny_models import save_tiny  # only here: it takes seconds
+
+    hub.add_user("ann")
+    made = Hub(hub.url, hub.add_token("ann"))
+    for index in (0, 1):
+        made.api.create_repo(f"ann/m{index}")
+        made.api.upload_folder(repo_id=f"ann/m{index}", folder_path=save_tiny(tmp_path / f"m{index}", seed=index))
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +63,5 @@ def postgres_workers(server: Postgres, tmp_path: Path) -> Iterator[Workers]:
 @pytest.fixture
 def postgres_service(postgres_workers: Workers) -> Iterator[JobService]:
     """The job service of the same database."""
-    running = JobService(postgres_workers.settings)
-    yield running
-    running.close()
+    with closing(JobService(postgres_workers.settings)) as running:
+        yield running

@@ -28,7 +28,7 @@ from jobs.store import StoreAway
 from merging.recipe import Recipe, recipe_from_dict
 from settings import Settings
 from tests.jobs.processes import wait_for
-from tests.tiny_models import save_tokenizer, sentences, tiny_config
+from tests.tiny_models import save_tokenizer, sentences, tiny_config, vary
 
 REPO = "ann/merged"
 LABELS = (("no", "yes"), ("joy", "anger", "fear"))
@@ -284,9 +284,6 @@ def _save_classifier(folder: Path, seed: int, labels: tuple[str, ...]) -> None:
     config.max_position_embeddings = POSITIONS
     torch.manual_seed(0)
     model = BertForSequenceClassification(config)
-    generator = torch.Generator().manual_seed(seed + 1)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.05)
+    vary(model, seed)
     model.save_pretrained(folder)
     save_tokenizer(folder)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from merging.errors import InputError
 from merging.plan import Plan, make_plan
 from merging.progress import Progress
 from merging.recipe import Recipe, recipe_from_dict
+from tests.jobs.disks import disk_of
 from tests.tiny_models import save_tiny
 
 pytestmark = pytest.mark.slow  # a Hub of its own for each test
@@ -122,13 +122,8 @@ def test_the_plan_s_peak_is_kept(ann: Hub, folders: list[Path], tmp_path: Path) 
 @pytest.fixture
 def small_disk(ann: Hub, tmp_path: Path) -> Iterator[Path]:
     """A file system of exactly the size that the plan says; only root can make one."""
-    place, size = tmp_path / "small", planned(ann, wish("ann/m0", "ann/m1", "ann/m2")).disk_bytes
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no right to mount a file system")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with disk_of(planned(ann, wish("ann/m0", "ann/m1", "ann/m2")).disk_bytes, tmp_path / "small") as place:
+        yield place
 
 
 def test_a_disk_of_that_size_is_enough(ann: Hub, folders: list[Path], small_disk: Path) -> None:

@@ -1,6 +1,5 @@
 """A disk that fills up ends one job with a sentence; service, job store and the next job live on."""
 
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from jobs.store import Store
 from merging import machine
 from merging.errors import InputError
 from settings import Settings
+from tests.jobs.disks import disk_of
 from tests.jobs.processes import HERE, RECIPE, TOKEN, Workers, ended
 
 FILLING = [sys.executable, str(HERE / "filling_stages.py")]
@@ -24,13 +24,8 @@ SIZE, RESERVE = 48_000_000, 16_000_000
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 48 MB as home; only root can make one."""
-    place = tmp_path / "small"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "tmpfs", str(place)]
-    if subprocess.run(command, capture_output=True).returncode:
-        pytest.skip("no right to mount a file system")
-    yield place
-    subprocess.run(["umount", "--lazy", str(place)], check=True)
+    with disk_of(SIZE, tmp_path / "small") as place:
+        yield place
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,8 @@ def runner(tmp_path: Path) -> Iterator[Runner]:
 @pytest.fixture
 def service(runner: Runner) -> Iterator[JobService]:
     """The page's side of the same home."""
-    running = JobService(runner._settings)
-    yield running
-    running.close()
+    with closing(JobService(runner._settings)) as running:
+        yield running
 
 
 @pytest.mark.parametrize(

@@ -21,21 +21,9 @@ from merging.errors import InputError
 from merging.progress import Progress
 from merging.recipe import Calibration, Recipe, recipe_from_dict
 from merging.wish import HANDED_OVER, statistics_wish
-from tests.tiny_models import save_tiny, sentences
+from tests.tiny_models import sentences
 
 pytestmark = pytest.mark.slow  # a Hub of its own for each test
-
-
-@pytest.fixture
-def ann(hub: LoopbackHub, tmp_path: Path) -> Hub:
-    """The Hub as ann sees it, who has two models there."""
-    hub.add_user("ann")
-    made = Hub(hub.url, hub.add_token("ann"))
-    for index in (0, 1):
-        made.api.create_repo(f"ann/m{index}")
-        folder = save_tiny(tmp_path / f"m{index}", seed=index)
-        made.api.upload_folder(repo_id=f"ann/m{index}", folder_path=folder)
-    return made
 
 
 def wish(*models: object, method: str = "average") -> Recipe:

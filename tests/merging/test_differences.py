@@ -21,7 +21,7 @@ from merging.plan import make_plan
 from merging.products import CHUNK, EVERY, LEAST, MOST, places_of
 from merging.recipe import recipe_from_dict
 from merging.roles import Role
-from tests.tiny_models import TINY, save_tiny
+from tests.tiny_models import TINY, save_fine_tune, save_tiny
 
 torch.set_num_threads(1)
 LARGE = {"hidden_size": 96, "intermediate_size": 1024, "vocab_size": 3000}  # tensors of which a part is looked at
@@ -47,18 +47,6 @@ def body(folder: Path) -> dict[str, numpy.ndarray[Any, Any]]:
 def flat(folder: Path) -> numpy.ndarray[Any, Any]:
     """The body as one vector."""
     return numpy.concatenate(list(body(folder).values()))
-
-
-def near(folder: Path, base: Path, scale: float, seed: int) -> Path:
-    """A copy of a model with a small change to every matrix."""
-    folder.mkdir()
-    for path in base.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    generator = torch.Generator().manual_seed(seed)
-    tensors = load_file(base / "model.safetensors")
-    changed = {k: v + scale * v.std() * torch.randn(v.shape, generator=generator) for k, v in tensors.items()}
-    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
-    return folder
 
 
 def test_distances_cosines_and_conflicts_are_those_of_the_whole_files(tmp_path: Path) -> None:
@@ -111,7 +99,7 @@ def test_without_a_base_distances_are_from_the_mean_and_directions_unsaid(tmp_pa
 def test_threads_and_memory_change_no_figure(tmp_path: Path) -> None:
     """Which values are looked at, and in what order they are added, follows from names and shapes alone."""
     base = save_tiny(tmp_path / "base", **LARGE)
-    models = [near(tmp_path / str(seed), base, 0.1, seed) for seed in range(3)]
+    models = [save_fine_tune(tmp_path / str(seed), base, 0.1, seed) for seed in range(3)]
     alone = run(tmp_path / "alone", *models, base=base, threads=1).differences
     tight = run(tmp_path / "tight", *models, base=base, threads=4, memory=64 << 20).differences
     assert alone == tight
@@ -122,7 +110,7 @@ def test_threads_and_memory_change_no_figure(tmp_path: Path) -> None:
 def test_a_part_of_the_values_says_nearly_what_all_of_them_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The chunks of a large tensor count for all of it."""
     base = save_tiny(tmp_path / "base", **LARGE)
-    models = [near(tmp_path / str(seed), base, 0.1 * (seed + 1), seed) for seed in range(2)]
+    models = [save_fine_tune(tmp_path / str(seed), base, 0.1 * (seed + 1), seed) for seed in range(2)]
     part = run(tmp_path / "part", *models, base=base).differences
     monkeypatch.setattr(products, "LEAST", 1 << 20)
     places_of.cache_clear()
@@ -153,15 +141,15 @@ def test_the_chunks_are_spread_evenly_and_stay_the_same() -> None:
 def test_two_parents_that_are_one_and_a_parent_that_is_the_base(tmp_path: Path) -> None:
     """Equal values in files that differ: distance 0, and a sentence that says so."""
     base = save_tiny(tmp_path / "base", seed=5)
-    one = near(tmp_path / "one", base, 0.1, 1)
-    twin = near(tmp_path / "twin", base, 0.1, 1)
+    one = save_fine_tune(tmp_path / "one", base, 0.1, 1)
+    twin = save_fine_tune(tmp_path / "twin", base, 0.1, 1)
     tensors = load_file(twin / "model.safetensors")
     tensors["classifier.weight"] += 1
     save_file(tensors, twin / "model.safetensors", metadata={"format": "pt"})
     found = run(tmp_path / "out", one, twin).differences
     assert found["pairs"][0]["distance"] == 0
     assert found["notes"][0] == "one and twin are the same model, their heads aside."
-    same = near(tmp_path / "same", base, 0.0, 1)
+    same = save_fine_tune(tmp_path / "same", base, 0.0, 1)
     tensors = load_file(same / "model.safetensors")
     tensors["classifier.weight"] += 1
     save_file(tensors, same / "model.safetensors", metadata={"format": "pt"})
@@ -174,20 +162,20 @@ def test_two_parents_that_are_one_and_a_parent_that_is_the_base(tmp_path: Path) 
 def test_models_that_have_nothing_in_common_are_named(tmp_path: Path) -> None:
     """The average of unrelated models fails: the report says which they are, with a base and without."""
     base = save_tiny(tmp_path / "base", seed=5)
-    one, other = near(tmp_path / "one", base, 0.1, 1), near(tmp_path / "other", base, 30.0, 2)
+    one, other = save_fine_tune(tmp_path / "one", base, 0.1, 1), save_fine_tune(tmp_path / "other", base, 30.0, 2)
     (first, *_) = run(tmp_path / "out", one, other).differences["notes"]
     assert first.startswith("one and other are nearly unrelated (1.4")
     assert first.endswith(" apart): the average of such models fails.")
     (first, *_) = run(tmp_path / "based", one, other, base=base).differences["notes"]
     assert first.startswith("other is nearly unrelated to its base (")
-    related = run(tmp_path / "fine", one, near(tmp_path / "third", base, 0.1, 3)).differences["notes"]
+    related = run(tmp_path / "fine", one, save_fine_tune(tmp_path / "third", base, 0.1, 3)).differences["notes"]
     assert related[0].startswith("No base was read")
 
 
 def test_strangers_are_named_before_the_merge_where_the_values_are_here(tmp_path: Path) -> None:
     """Some values of two folders tell; relatives, and models of which only headers are here, are left in peace."""
     base = save_tiny(tmp_path / "base", seed=5)
-    one, other = near(tmp_path / "one", base, 0.1, 1), near(tmp_path / "other", base, 30.0, 2)
+    one, other = save_fine_tune(tmp_path / "one", base, 0.1, 1), save_fine_tune(tmp_path / "other", base, 30.0, 2)
     relatives = [open_parent(str(folder), folder) for folder in (base, one)]
     mixed = [open_parent(folder.name, folder) for folder in (one, other)]
     assert strangers(relatives, None) == []
@@ -207,7 +195,7 @@ def test_strangers_are_named_before_the_merge_where_the_values_are_here(tmp_path
 def test_the_totals_are_said_in_a_few_lines(tmp_path: Path) -> None:
     """One for all distances from the base, one for each pair, then what makes the merge doubtful."""
     base = save_tiny(tmp_path / "base", seed=5)
-    models = [near(tmp_path / name, base, 0.1, seed) for seed, name in enumerate(("one", "two"))]
+    models = [save_fine_tune(tmp_path / name, base, 0.1, seed) for seed, name in enumerate(("one", "two"))]
     found = run(tmp_path / "out", *models, base=base).differences
     shown = [f"{100 * one['distance']:.1f}%" for one in found["models"]]
     (pair,) = found["pairs"]
