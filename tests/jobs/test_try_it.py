@@ -184,16 +184,13 @@ def test_a_hostile_model_is_a_sentence_and_the_next_question_works(
     assert "ann/merged/mood does not" in told["merge", "mood"]["error"]
     assert told["parent", "mood"]["kind"] == "labels"
     publish(config.replace('"num_hidden_layers": ', '"num_hidden_layers": 9999999'))
-    monkeypatch.setattr(try_it, "RUN_SECONDS", 3.0)
+    monkeypatch.setattr(try_it, "RUN_SECONDS", 1.0)  # the memory that it may take would last for many
     process = scene.trying._process
-    question = scene.ask()
-    if question.problem is None:  # where there is little memory, that is at its end before the time is
-        assert any("ann/merged/mood does not" in one.get("error", "") for one in question.result["answers"])
-    else:
-        too_long = "The models took too long: 3 seconds are allowed. Try a shorter text, or again later."
-        assert str(question.problem) == too_long
-        assert process is not None
-        assert not alive(process.pid)
+    assert process is not None
+    assert str(scene.ask().problem) == (
+        "The models took too long: 1 seconds are allowed. Try a shorter text, or again later."
+    )
+    assert not alive(process.pid)
     monkeypatch.setattr(try_it, "RUN_SECONDS", 60.0)
     publish(config)
     assert len(scene.answers()) == 4
