@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.update(HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HUB_DISABLE_PROGRESS_BARS="1")
 
 from demo.loopback_hub import LoopbackHub
+from jobs.job import JobFolder, read_json
 from settings import Settings
 from tests.jobs.kills import GONE_IN, Outcome, Scene, plan_kills
 from tests.jobs.processes import alive, wait_for
@@ -118,7 +119,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, LoopbackHub(Path(name) / "hub") as hub:
         page = Page(Path(name) / "home")
-        scene = Scene(hub, Path(name), page)
+        scene = Scene(hub, Path(name), page, evaluates=True)
         try:
             survived, tried = _kill(scene, page, arguments.kills, arguments.seed, arguments.skip)
         finally:
@@ -133,6 +134,8 @@ def _kill(scene: Scene, page: Page, count: int, seed: int, skip: int) -> tuple[i
     began = time.monotonic()
     calm = scene.calm()
     assert calm.wrong(calm) == [], calm.wrong(calm)
+    report = read_json(JobFolder(page.settings.home, calm.job.id).report)
+    assert report["evaluation"]["sets"], report["evaluation"]  # or the stage evaluate would have nothing to lose
     times = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in calm.seconds.items())
     print(f"undisturbed: {time.monotonic() - began:.0f} s, of which {times}")
     print("\n| job | kills (what was killed, doing what) | wrong | seconds |\n|---|---|---|---|", flush=True)

@@ -13,21 +13,24 @@ from pathlib import Path
 
 from benchmarks.soak import Page
 from demo.loopback_hub import LoopbackHub
-from jobs.job import STAGES, JobFolder
+from jobs.job import EVALUATED_STAGES, JobFolder
 from tests.jobs.kills import REPO, Kill, Scene, comes_to, processes_of
 from tests.jobs.processes import wait_for
 
+POSITIONS = 1_500_000  # of models of 190 MB: their merge takes long enough to be met by a signal
 SMALL = 1_000_000  # bytes of a folder that holds no model any more
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stages", nargs="+", choices=EVALUATED_STAGES, default=EVALUATED_STAGES)
+    stages = parser.parse_args().stages
     with tempfile.TemporaryDirectory() as name, LoopbackHub(Path(name) / "hub") as hub:
         page = Page(Path(name) / "home")
-        scene = Scene(hub, Path(name), page)
+        scene = Scene(hub, Path(name), page, evaluates=True, positions=POSITIONS)
         try:
             calm = scene.calm()
-            stopped = scene.run([Kill(stage, 0.5, "stop") for stage in STAGES])
+            stopped = scene.run([Kill(stage, 0.5, "stop") for stage in stages])
             print("| SIGTERM while the job was doing | seconds to the end |\n|---|---|")
             for (_, doing), seconds in zip(stopped.hits, page.stops, strict=True):
                 print(f"| {doing} | {seconds:.1f} |")
@@ -35,7 +38,7 @@ def main() -> None:
             print("| cancelled in | stopped after | disk free after | MB before, after | it says | token |")
             print("|---|---|---|---|---|---|")
             page.start()
-            for stage in STAGES[:-1]:
+            for stage in [one for one in stages if one != "clean"]:
                 print(f"| {' | '.join(_cancel(scene, stage))} |", flush=True)
         finally:
             page.kill("both")

@@ -22,7 +22,7 @@ from transformers import BertForSequenceClassification
 
 from demo.loopback_hub import LoopbackHub
 from hub.client import Hub
-from jobs.job import STAGES, Job, JobFolder, read_json
+from jobs.job import EVALUATED_STAGES, STAGES, Job, JobFolder, read_json
 from jobs.service import JobService
 from jobs.store import StoreAway
 from merging.recipe import Recipe, recipe_from_dict
@@ -49,13 +49,13 @@ class Kill:
 
 def plan_kills(count: int, seed: int, each: int, targets: Sequence[str] = TARGETS) -> list[list[Kill]]:
     """So many kills, at most `each` of one job, over all stages and targets alike; in the order in which they come."""
-    chance = random.Random(seed)
-    stages = [stage for _ in range(-(-count // len(STAGES))) for stage in chance.sample(STAGES, len(STAGES))][:count]
+    chance, among = random.Random(seed), EVALUATED_STAGES
+    stages = [stage for _ in range(-(-count // len(among))) for stage in chance.sample(among, len(among))][:count]
     plans: list[list[Kill]] = []
     for start in range(0, count, each):
         chosen = stages[start : start + each]
         kills = [Kill(stage, chance.uniform(0, 1.1), chance.choice(targets)) for stage in chosen]
-        plans.append(sorted(kills, key=lambda kill: (STAGES.index(kill.stage), kill.share)))
+        plans.append(sorted(kills, key=lambda kill: (among.index(kill.stage), kill.share)))
     assert all(Counter(kill.stage for kill in plan).most_common(1)[0][1] <= TWICE for plan in plans)
     return plans
 
@@ -104,17 +104,23 @@ class Outcome:
 
 
 class Scene:
-    """Two classifiers with different labels and a text on a Hub, and what runs the jobs of a home."""
+    """Two classifiers with different labels and a text on a Hub, and what runs the jobs of a home.
 
-    def __init__(self, hub: LoopbackHub, root: Path, service: Service) -> None:
+    Where it `evaluates`, the merge is compared with both on labelled text. `positions` make the models larger.
+    """
+
+    def __init__(
+        self, hub: LoopbackHub, root: Path, service: Service, *, evaluates: bool = False, positions: int = POSITIONS
+    ) -> None:
         self.hub, self._root, self.runs = hub, root, service
+        self.stages = EVALUATED_STAGES if evaluates else STAGES
         hub.add_user("ann")
         self.ann = Hub(hub.url, hub.add_token("ann"))
         self.service = JobService(service.settings)
         self.seconds: Mapping[str, float] = {}
         for index, labels in enumerate(LABELS):
             folder = root / f"model{index}"
-            _save_classifier(folder, index, labels)
+            _save_classifier(folder, index, labels, positions)
             self.ann.api.create_repo(f"ann/m{index}")
             self.ann.api.upload_folder(repo_id=f"ann/m{index}", folder_path=folder)
         self.ann.api.create_repo("ann/texts", repo_type="dataset")
@@ -122,12 +128,20 @@ class Scene:
         self.ann.api.upload_file(
             repo_id="ann/texts", repo_type="dataset", path_or_fileobj=text.encode(), path_in_repo="train.csv"
         )
+        self.ann.api.create_repo("ann/labelled", repo_type="dataset")
+        rows = "text,label\n" + "".join(f"{one},{LABELS[0][at % 2]}\n" for at, one in enumerate(sentences(300)))
+        self.ann.api.upload_file(
+            repo_id="ann/labelled", repo_type="dataset", path_or_fileobj=rows.encode(), path_in_repo="test.csv"
+        )
 
     def recipe(self) -> Recipe:
         """RegMean of both, with statistics that the job has to collect."""
         calibration = {"data": "ann/texts", "examples": 300, "max_length": 16, "batch_size": 4}
-        models = [{"model": f"ann/m{i}", "calibration": calibration} for i in range(len(LABELS))]
-        return recipe_from_dict({"merge_method": "regmean", "models": models, "output": {"repo_id": REPO}})
+        models = [{"model": f"ann/m{i}", "task": f"m{i}", "calibration": calibration} for i in range(len(LABELS))]
+        recipe: dict[str, Any] = {"merge_method": "regmean", "models": models, "output": {"repo_id": REPO}}
+        if self.stages == EVALUATED_STAGES:
+            recipe["evaluate"] = [{"data": "ann/labelled", "in_domain": ["m0"], "max_length": 16}]
+        return recipe_from_dict(recipe)
 
     def calm(self) -> Outcome:
         """The job with nobody killed; its times are what shares of a stage are counted by from now on."""
@@ -150,7 +164,7 @@ class Scene:
                     break  # the others came too late
                 time.sleep(kill.share * self.seconds.get(kill.stage, 0.0))
                 self.runs.kill(kill.target)
-                hits.append((kill.target, _doing(folder)))
+                hits.append((kill.target, _doing(folder, self.stages)))
                 seen = _times(folder)[0].total()
                 survivors += _survivors(folder) if kill.target != "page" else []
                 self.runs.start()
@@ -217,10 +231,10 @@ class _Shards:
 def comes_to(folder: JobFolder, stage: str, seen: int) -> bool:
     """True once the stage or a later one has begun, after so many starts that were seen before."""
     starts = _times(folder)[0]
-    return starts.total() > seen and any(starts[name] for name in STAGES[STAGES.index(stage) :])
+    return starts.total() > seen and any(starts[name] for name in EVALUATED_STAGES[EVALUATED_STAGES.index(stage) :])
 
 
-def _doing(folder: JobFolder) -> str:
+def _doing(folder: JobFolder, stages: Sequence[str]) -> str:
     """The stage that was under way; between two of them both, for the end of the first may not be recorded yet."""
     told = [line for line in folder.read_log() if re.search(r" (started on|done in) ", line["message"])]
     if not told:
@@ -228,7 +242,7 @@ def _doing(folder: JobFolder) -> str:
     last = told[-1]["stage"]
     if " started on " in told[-1]["message"]:
         return str(last)
-    return " ".join(STAGES[STAGES.index(last) : STAGES.index(last) + 2])
+    return " ".join(stages[stages.index(last) : stages.index(last) + 2])
 
 
 def _times(folder: JobFolder) -> tuple[Counter[str], dict[str, float]]:
@@ -279,9 +293,9 @@ def _without(value: Any) -> Any:
     return [_without(one) for one in value] if isinstance(value, list) else value
 
 
-def _save_classifier(folder: Path, seed: int, labels: tuple[str, ...]) -> None:
+def _save_classifier(folder: Path, seed: int, labels: tuple[str, ...], positions: int) -> None:
     config = tiny_config("bert", id2label=dict(enumerate(labels)), label2id={name: i for i, name in enumerate(labels)})
-    config.max_position_embeddings = POSITIONS
+    config.max_position_embeddings = positions
     torch.manual_seed(0)
     model = BertForSequenceClassification(config)
     vary(model, seed)
