@@ -1,6 +1,5 @@
 """Workers as real processes: killed, stopped, doubled, cancelled."""
 
-import json
 import os
 import signal
 import time
@@ -15,7 +14,7 @@ from jobs.store import QUEUE, executor_id
 from jobs.worker import run_worker
 from merging.errors import InputError
 from settings import Settings
-from tests.jobs.processes import TOKEN, Workers, alive, ended, in_merge, queue, trace, wait_for
+from tests.jobs.processes import Workers, alive, ended, in_merge, queue, trace, wait_for
 
 pytestmark = pytest.mark.slow  # real processes or a Hub of its own for each test
 
@@ -206,26 +205,6 @@ def test_a_job_nobody_can_run_is_told(service: JobService) -> None:
     assert set(service.stranded()) == {"badname", "badqueue", "badversion"}
     assert service.get("badqueue", "ann").error.startswith("No worker can run this job")
     assert service.get("good", "ann").status == "waiting"
-
-
-@pytest.mark.parametrize("what", ["done", "failed", "killed"])
-def test_the_token_is_nowhere_to_be_found(what: str, workers: Workers, service: JobService) -> None:
-    """Not in the database, its WAL, any file or log, nor in the arguments and environments of the processes."""
-    id = queue(service, "job1", tenths=20, fail_in="check" if what == "failed" else "")
-    worker = workers.start()
-    helper = in_merge(workers, id)
-    seen = b""
-    for pid in (worker.pid, os.getpgid(helper), helper):
-        for name in ("cmdline", "environ"):
-            with open(f"/proc/{pid}/{name}", "rb") as file:
-                seen += file.read()
-    assert TOKEN.encode() not in seen
-    worker.kill() if what == "killed" else ended(service, id)
-    files = [path for path in workers.home.rglob("*") if path.is_file()]
-    assert any(path.name == "jobs.sqlite-wal" for path in files)
-    assert [path for path in files if TOKEN.encode() in path.read_bytes()] == []
-    shown = json.dumps([service.get(id, "ann").as_dict(), list(service.log(id, "ann"))])
-    assert TOKEN not in shown
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
