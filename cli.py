@@ -1,12 +1,13 @@
 """The shell's entrance: merge on this machine, or hand a recipe to the service's queue.
 
 Progress and prose go to stderr (with --progress json one object a line), the result (with --json one object) to stdout.
-Exit 0: done. 2: the input is at fault. 1: anything else. A traceback never reaches the user.
+Exit 0: done. 2: the input is at fault. 130: Ctrl-C. 1: anything else. A traceback never reaches the user.
 """
 
 import json
 import os
 import shutil
+import signal
 import time
 from collections.abc import Generator, Iterable
 from contextlib import suppress
@@ -14,11 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+if __name__ == "__main__":  # Ctrl-C while all else is imported, which takes a second: there is nothing to clean up
+    signal.signal(signal.SIGINT, lambda *_: os._exit(130))
+
 import typer
 
 from jobs.follow import follow
 from jobs.recipe_file import read_recipe
-from jobs.shell import command_of, say
+from jobs.shell import command_of, run, say
 from merging.errors import InputError, MergeError, Problem
 from merging.progress import Progress, size
 from merging.recipe import Calibration, EvaluationSet, ModelEntry, Recipe, RecipeError
@@ -138,7 +142,7 @@ def merge(
 
     wish = _read(recipe)
     budget = parse_size(memory)
-    _refuse_other_folder(out)
+    _refuse_other_folder(out, recipe)
     work = merge_here(hub_of_this_machine(), wish, out, device=device, threads=threads, memory=budget, check=check)
     report = follow(work, progress)
     if json_:
@@ -154,9 +158,12 @@ def merge(
             say(line)
 
 
-def _refuse_other_folder(out: Path) -> None:
+def _refuse_other_folder(out: Path, recipe: Path) -> None:
     """Nothing of the user's is overwritten."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and not out.is_dir():
+        what = "the recipe itself" if recipe.exists() and out.samefile(recipe) else "a file"
+        raise InputError(f"{out} is {what}", "the merged model becomes a folder", "Name a new folder", "out")
+    if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty", "nothing there is overwritten", "Name a new folder", "out")
     if out.resolve() == Path.cwd() or out.is_mount():  # the finished folder is moved to its place
         what = "the folder that you are in" if out.resolve() == Path.cwd() else "a disk of its own"
@@ -244,12 +251,28 @@ def statistics(
         variant=variant,
     )
     path = follow(collect_here(hub, kind, model, wish, target, device=device), progress)
+    held = _held(path, examples)
     link = ""
     if place is not None:
         sent = publish_here(hub, model, kind, path, private=private, place=place, few_texts=few_texts_are_fine)
         published = follow(sent, progress)
         link = published.url if place == "pull-request" else f"{published.repo_id}@{published.commit}"
-    print(json.dumps({"path": str(path), "published": link}) if json_ else link or path)
+    print(json.dumps({"path": str(path), "published": link, **held}) if json_ else link or path)
+
+
+def _held(path: Path, wanted: int) -> dict[str, Any]:
+    """Say what a new statistics file holds, and whether that is little; the same as plain data."""
+    from hub.statistics import open_statistics
+    from merging.summary import summarise
+
+    found = open_statistics(path)
+    summary = summarise(found.fact, found.metadata)
+    fewer = f" (there are no more; {wanted:,} were asked for)" if summary.examples < wanted else ""
+    full = f", {summary.tokens:,} tokens: {summary.facts()['Fullness']}" if summary.kind == "gram" else ""
+    say(f"{summary.examples:,} examples{fewer}{full}.")
+    for sentence in summary.warnings():
+        say(f"warning: {sentence}")
+    return {"examples": summary.examples, "tokens": summary.tokens, "warnings": list(summary.warnings())}
 
 
 def _show_statistics(hub: "Hub", name: str, json_: bool) -> None:
@@ -470,4 +493,4 @@ def _user() -> str:
 
 
 if __name__ == "__main__":
-    app()
+    run(app)

@@ -95,6 +95,9 @@ def columns_of(
     usual = [name for name in (TAG_COLUMNS if by_word else LABEL_COLUMNS) if name in others]
     named = [name for name in others if name in classes]
     found = usual[:1] or (named if len(named) == 1 else others if len(others) == 1 else [])
+    if not others:
+        why = f"{text} is its only column"
+        raise InputError(f"{wish.data} has no labels", why, "Take data with a label in each row", "label_column")
     if not found:
         what = f"Which column of {wish.data} is the label?"
         raise InputError(what, f"it has {listed(row)}", "Name it as label_column", "label_column")

@@ -71,7 +71,8 @@ def read_recipe(hub: Hub, repo: RemoteRepo) -> Recipe:
     """The recipe in a repo, without its output. Raises InputError where there is none, and for a broken one."""
     repo_id = repo.repo_id
     if RECIPE_FILE not in repo.files:
-        raise InputError(f"{repo_id} has no {RECIPE_FILE}", "it was not merged here", "Open a model that was")
+        what, why = f"{repo_id} was not merged by Merge My Models", f"it has no {RECIPE_FILE}"
+        raise InputError(what, why, "Name a model that was")
     raw = read_small(hub, repo, RECIPE_FILE, 4 * YAML_LIMIT)
     try:
         return recipe_from_yaml(raw.decode()).without_output()

@@ -1,10 +1,11 @@
 """How a command of the shell speaks: prose and errors on stderr, and what went wrong as an exit code.
 
-Exit 2: the input is at fault. 1: anything else. A traceback is shown only with MERGE_DEBUG=1.
+Exit 2: the input is at fault. 130: Ctrl-C. 1: anything else. A traceback is shown only with MERGE_DEBUG=1.
 """
 
 import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable
 from functools import wraps
@@ -15,6 +16,8 @@ import typer
 from merging.errors import InputError, MergeError
 
 Command = Callable[..., None]
+STOPPED = 130  # what a shell makes of SIGINT
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # which typer does not name
 
 
 def say(*words: object, sep: str = " ") -> None:
@@ -50,8 +53,8 @@ def _spoken(function: Command) -> Command:
             say(f"error: {error}", *_notes(error), sep="\n")
             raise typer.Exit(1) from None
         except KeyboardInterrupt as error:
-            say("Stopped.", *_notes(error), sep="\n")
-            raise typer.Exit(1) from None
+            say("Stopped.", *_notes(error))
+            raise typer.Exit(STOPPED) from None
         except (typer.Exit, typer.BadParameter):
             raise
         except Exception as error:
@@ -65,3 +68,21 @@ def _spoken(function: Command) -> Command:
             raise typer.Exit(1) from None
 
     return run
+
+
+def run(app: typer.Typer) -> None:
+    """Run the command that this process was started for, and end it. Unknown words are a sentence, too."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+    except UsageError as error:
+        say(f"error: {_usage(error)}")
+        raise SystemExit(2) from None
+    raise SystemExit(code or 0)
+
+
+def _usage(error: Any) -> str:
+    """What was written wrongly, and where the right words stand."""
+    words = error.format_message().replace("\n", " ").rstrip(". ")
+    asked = f" See `{error.ctx.command_path} --help`." if error.ctx is not None else ""
+    return (words if words.endswith("?") else f"{words}.") + asked

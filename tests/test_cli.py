@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -204,6 +205,12 @@ def test_merge(shell: Shell) -> None:
     assert not (shell.folder / "out.work").exists()
     done = shell.run("merge", recipe, "out", rc=2)
     assert (done.stdout, "out is not empty" in done.stderr) == ("", True)
+    before = recipe.read_text()
+    assert shell.run("merge", "recipe.yaml", "recipe.yaml", rc=2).stderr == (
+        "error: recipe.yaml is the recipe itself: the merged model becomes a folder. Name a new folder.\n"
+    )
+    assert "one/config.json is a file: the merged" in shell.run("merge", recipe, "one/config.json", rc=2).stderr
+    assert recipe.read_text() == before
     shell.folder = shell.folder / "here"
     shell.folder.mkdir()
     done = shell.run("merge", recipe, ".", rc=2)
@@ -300,13 +307,41 @@ def test_only_a_merge_is_pushed(shell: Shell, api: HfApi) -> None:
 def test_bad_options_and_settings_are_exit_2(shell: Shell) -> None:
     """A device that is none, places that cannot be written, settings that cannot be read."""
     recipe = shell.recipe("./one", "./two")
-    assert "--device" in shell.run("merge", recipe, "out", "--device", "tpu", rc=2).stderr
+    for words in (("--device", "tpu"), ("--threads", "-1"), ("--treads", "1")):
+        (line,) = shell.run("merge", recipe, "out", *words, rc=2).stderr.splitlines()
+        assert re.fullmatch(rf"error: .*{words[0]}.* See `cli\.py merge --help`\.", line)
     assert "cannot be written" in shell.run("merge", recipe, recipe / "out", rc=2).stderr
     done = shell.run("statistics", "./one", "--data", "x.txt", "--out", "nodir/x", rc=2)
     assert "nodir/x cannot be written" in done.stderr
     done = shell.run("worker", "--slot", "1", rc=2, MERGE_PORT="abc")
     assert done.stderr.startswith("error: MERGE_PORT cannot be used: input should be a valid integer")
     assert "cannot be used" in shell.run("jobs", rc=2, MERGE_HOME=str(recipe / "home")).stderr
+
+
+def test_ctrl_c_is_130_and_no_traceback(shell: Shell) -> None:
+    """While the imports go on, and while a command works: one line at most."""
+    waits = "import time; print('here', flush=True); time.sleep(60)"
+    finder = f"""
+import sys
+class Finder:
+    def find_spec(name, *_):
+        if name == "jobs.preview":
+            {waits}
+sys.meta_path.insert(0, Finder)
+"""
+    recipe = shell.recipe("./one", "./two")
+    for module, text, said in (("typer", waits, ""), ("sitecustomize", finder, "Stopped.\n")):
+        folder = shell.folder / module
+        folder.mkdir()
+        (folder / f"{module}.py").write_text(text)
+        command = [sys.executable, str(ROOT / "cli.py"), "plan", str(recipe)]
+        env = shell.environment | {"PYTHONPATH": str(folder)}
+        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+            assert running.stdout is not None
+            assert running.stdout.readline() == "here\n"
+            running.send_signal(signal.SIGINT)
+            _, told = running.communicate(timeout=60)
+        assert (running.returncode, told) == (130, said)
 
 
 def test_evaluate(shell: Shell) -> None:
@@ -320,6 +355,14 @@ def test_evaluate(shell: Shell) -> None:
     shown = shell.run("evaluate", "./one", "./one", "--data", "rows.jsonl", "--ensemble", "--label", "yes=no").stdout
     assert shown.startswith("rows.jsonl: accuracy in %, macro F1 in % of 4 examples, with 95 % intervals\n  ./one")
     assert "Ensemble of logits" in shown
+    (shell.folder / "plain.txt").write_text("\n".join(sentences(4)))
+    assert shell.run("evaluate", "./one", "--data", "plain.txt", rc=2).stderr == (
+        "error: plain.txt has no labels: text is its only column. Take data with a label in each row.\n"
+    )
+    (shell.folder / "three.csv").write_text("text,x,y\na,b,c\n")
+    assert shell.run("evaluate", "./one", "--data", "three.csv", rc=2).stderr == (
+        "error: Which column of three.csv is the label? It has text, x, y. Name it as label_column.\n"
+    )
     done = shell.run("evaluate", "./one", "--data", "rows.jsonl", "--label-column", "nope", rc=2)
     assert (done.stdout, "has no column 'nope'" in done.stderr) == ("", True)
 
@@ -505,10 +548,15 @@ def test_statistics_of_few_tokens_are_not_made_public(shell: Shell, api: HfApi) 
     api.upload_folder(repo_id="ann/one", folder_path=shell.folder / "one")
     (shell.folder / "texts.txt").write_text("\n".join(sentences(2)))
     words = ("statistics", "ann/one", "--data", "texts.txt", "--publish", "--device", "cpu", "--out")
-    assert shell.run(*words, "g.safetensors", rc=2).stderr == (
+    *prose, held, few, error = shell.run(*words, "g.safetensors", rc=2).stderr.splitlines()
+    tokens = r"2 examples \(there are no more; 600 were asked for\), \d+ tokens: 0\.\d+ tokens for each input"
+    assert re.match(tokens, held), prose
+    assert "fewer tokens than inputs: the solve leans on the ridge there" in few
+    assert few.startswith("warning: ")
+    assert error == (
         "error: The statistics of ann/one come from few tokens and would be public: such a file says much about "
         "single texts. Collect from more text, add --private, or add --few-texts-are-fine; "
-        "the file is kept at g.safetensors.\n"
+        "the file is kept at g.safetensors."
     )
     assert (shell.folder / "g.safetensors").is_file()
     assert not api.repo_exists("ann/one-merge-statistics")

@@ -12,6 +12,7 @@ from merging.tensors import TensorGroup
 
 PARALLEL = 0.9995  # a larger cosine, of either sign, and the arc is a straight line
 TINY = 1e-8  # a shorter vector has no direction
+SMALLER = 2.0**-80  # what values are multiplied by whose squares are too large for float32
 
 
 @merge_method(
@@ -48,18 +49,25 @@ def slerp(
 
 def _cosine(group: TensorGroup) -> float:
     """cos Ω over the whole tensor; 0 where one of the two is zero."""
-    dot, left, right = totals(group, 3, _products)
+    dot, left, right = totals(group, 3, lambda block, place: _products(block, place, (1.0, 1.0)))
+    if not math.isfinite(left) or not math.isfinite(right):  # their scales cancel out
+        scales = (1.0 if math.isfinite(left) else SMALLER, 1.0 if math.isfinite(right) else SMALLER)
+        dot, left, right = totals(group, 3, lambda block, place: _products(block, place, scales))
     if math.sqrt(left) <= TINY or math.sqrt(right) <= TINY:
         return 0.0
     return max(-1.0, min(1.0, dot / math.sqrt(left * right)))
 
 
-def _products(block: TensorGroup, place: int) -> Tensor:
-    """W₀ ⊙ W₁, W₀ ⊙ W₀, W₁ ⊙ W₁."""
+def _products(block: TensorGroup, place: int, scales: tuple[float, float]) -> Tensor:
+    """W₀ ⊙ W₁, W₀ ⊙ W₀, W₁ ⊙ W₁, of the two times their scales."""
     assert block.base is not None
-    base, model, (out,) = block.base.reshape(-1), block.tensors[0].reshape(-1), scratch(block, 1)
-    pair = ((base, model), (base, base), (model, model))[place]
-    return torch.mul(*pair, out=out)
+    both, memory = (block.base.reshape(-1), block.tensors[0].reshape(-1)), scratch(block, 2)
+    pair = ((0, 1), (0, 0), (1, 1))[place]
+    one, other = (
+        both[side] if scales[side] == 1 else torch.mul(both[side], scales[side], out=out)
+        for side, out in zip(pair, memory, strict=True)
+    )
+    return torch.mul(one, other, out=memory[0])
 
 
 def _coefficients(cosine: float, t: float) -> tuple[float, float]:

@@ -118,7 +118,7 @@ def test_what_is_wrong_stands_beside_its_field(site: Any, page: Page, plain: str
     wide.write_text("left,right\none,two\n")
     page.locator("#upload input[type=file]").set_input_files(wide)
     expect(page.locator("#data-note")).to_contain_text(
-        "Which column of wide.csv is the text?: it has left, right. Name the column of the texts."
+        "Which column of wide.csv is the text? It has left, right. Name the column of the texts."
     )
     page.get_by_role("button", name="More").click()
     page.get_by_label("Column of the texts").fill("left")

@@ -102,7 +102,7 @@ def test_a_sample_is_drawn_by_its_seed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "body", "options", "said"),
     [
-        ("a.csv", "x,y\none,two\n", {}, "Which column of .* is the text\\?: it has x, y. Name it as text_column"),
+        ("a.csv", "x,y\none,two\n", {}, "Which column of .* is the text\\? It has x, y. Name it as text_column"),
         ("a.csv", "text,y\na,b\n", {"text_column": "t"}, "has no column 't': it has text, y"),
         ("a.csv", "text,y\na,b\n", {"label_column": "label"}, "has no column 'label': it has text, y"),
         ("a.jsonl", "{nope\n", {}, "cannot be read: it is not jsonl"),

@@ -52,7 +52,7 @@ def test_words_have_a_label_each(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("body", "wish", "said"),
     [
-        ("text,a,b\nx,1,2\n", {}, "Which column of .* is the label\\?: it has text, a, b. Name it as label_column"),
+        ("text,a,b\nx,1,2\n", {}, "Which column of .* is the label\\? It has text, a, b. Name it as label_column"),
         ("text,label\nx,\n", {}, "has no labels: none of its 1 rows has one"),
         ("text,label\nx,1\n", {"label_column": "gold"}, "has no column 'gold': it has text, label"),
         ("text,label\n", {}, "is empty: it has no rows"),

@@ -95,7 +95,7 @@ def test_what_was_not_merged_here_says_so(place: Place) -> None:
     """No recipe, no such repo, no name."""
     place.put("other", config_json="{}")
     for repo_id, sentence in {
-        "ana/other": "ana/other has no recipe.yaml: it was not merged here. Open a model that was.",
+        "ana/other": "ana/other was not merged by Merge My Models: it has no recipe.yaml. Name a model that was.",
         "ana/none": "ana/none does not exist, or it is private",
         "../etc": "'../etc' is not the name of a model. Write owner/name.",
     }.items():

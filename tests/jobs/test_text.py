@@ -30,7 +30,7 @@ def test_pasted_text_is_one_example_a_line() -> None:
     ("name", "body", "sentence", "where"),
     [
         ("a.pdf", b"x", "a.pdf cannot be read: a file ending in .jsonl, .csv, .tsv, .txt is needed.", "text.data"),
-        ("a.csv", b"a,b\n1,2\n", "Which column of a.csv is the text?: it has a, b. Name", "text.text_column"),
+        ("a.csv", b"a,b\n1,2\n", "Which column of a.csv is the text? It has a, b. Name", "text.text_column"),
         ("a.jsonl", b"{", "a.jsonl cannot be read: it is not jsonl: ", "text.data"),
         ("a.txt", b"\xff\xfe\x00", "a.txt cannot be read: it is not txt: ", "text.data"),
         ("a.txt", b"\n\n", "a.txt holds no text: every row of it is empty.", "text.data"),

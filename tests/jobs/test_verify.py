@@ -197,7 +197,7 @@ def test_what_stands_beside_the_weights_is_told(scene: Scene) -> None:
 
 def test_what_is_not_recorded_cannot_be_verified(scene: Scene) -> None:
     """What was not merged here; unpinned models, folders, statistics without a place or a hash."""
-    with pytest.raises(InputError, match=r"ann/minilm-mood has no recipe\.yaml: it was not merged here"):
+    with pytest.raises(InputError, match=r"ann/minilm-mood was not merged by Merge My Models: it has no recipe\.yaml"):
         scene.verify("ann/minilm-mood")
     scene.merge()
     recipe = yaml.safe_load((scene.root / "merged" / "recipe.yaml").read_text())

@@ -339,8 +339,8 @@ def test_the_kind_of_a_set_is_that_of_its_models() -> None:
     models = [("a", classifier), ("b", tagger)]
     assert wanted_kind(EvaluationSet(data="x", in_domain=("b",)), 0, models) == "token-classification"
     assert wanted_kind(EvaluationSet(data="x", kind="language-modelling"), 0, models) == "language-modelling"
-    for wrong, why in ((models, "the models are made for several"), ([("a", masked)], "there are figures for ")):
-        with pytest.raises(InputError, match=f"What kind of task is x\\?: {why}") as error:
+    for wrong, why in ((models, "The models are made for several"), ([("a", masked)], "There are figures for ")):
+        with pytest.raises(InputError, match=f"What kind of task is x\\? {why}") as error:
             wanted_kind(EvaluationSet(data="x"), 2, wrong)
         assert error.value.problem.where == "evaluate.2.kind"
     assert list(KINDS) == ["classification", "token-classification", "language-modelling"]

@@ -230,3 +230,15 @@ def test_slerp_equals_the_definition(t: float, expected: list[list[float]]) -> N
 def test_slerp_of_vectors_without_an_arc(model: list[float], expected: list[float]) -> None:
     """Parallel and opposite ones are mixed on the line between them; a zero one stands at a right angle."""
     close(slerp(TensorGroup(name="w", tensors=(torch.tensor(model),), base=torch.tensor([1.0, 2.0])), t=0.25), expected)
+
+
+@pytest.mark.parametrize("sizes", [(1e25, 1e-3), (1e-3, 1e25), (1e30, 1e30)])
+def test_slerp_of_values_whose_squares_are_too_large(sizes: tuple[float, float]) -> None:
+    """An angle of 60° is one at every size: the same shares as for small values."""
+    left, right = sizes
+    base, model = torch.zeros(10_000), torch.zeros(10_000)
+    base[::2], model[::2], model[1::2] = left, right * math.cos(math.pi / 3), right * math.sin(math.pi / 3)
+    merged = slerp(TensorGroup(name="w", tensors=(model,), base=base), t=0.25)
+    here, there = (math.sin(share * math.pi / 3) / math.sin(math.pi / 3) for share in (0.75, 0.25))
+    expected = [here * left + there * right * math.cos(math.pi / 3), there * right * math.sin(math.pi / 3)]
+    close(merged[:2] / torch.tensor(expected), [1.0, 1.0])
