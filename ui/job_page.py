@@ -37,7 +37,7 @@ class JobPage:
             with gr.Column(scale=2):
                 self.list = fragment(elem_id="jobs")
                 self.terms = fragment(elem_id="expiry")
-            with gr.Column(scale=3, elem_classes="mm-opened"):  # a phone has it above the list
+            with gr.Column(scale=3):  # a phone shows it in place of the list (`ui.shell`)
                 self.view = JobView(self._desk, log_open=True)
                 self.figures = fragment(elem_id="job-figures")
                 self.links = fragment()

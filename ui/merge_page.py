@@ -4,7 +4,6 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
-from urllib.parse import urlencode
 
 import gradio as gr
 from gradio.components import Component
@@ -222,10 +221,7 @@ class MergePage:
                 recipe = self._linked(dict(request.query_params), hub)
                 if recipe is not None:
                     draft, values = fill_form(recipe)
-                    mine = identity is not None and values["output.owner"] in identity.namespaces
-                    named = values["output.name"] or str(request.query_params.get("name") or "")[:96]
-                    whose = {"output.owner": values["output.owner"] if mine else owner, "output.name": named}
-                    updates |= self._form(draft, values | whose, data)
+                    updates |= self._form(draft, values | {"output.owner": owner}, data)
             except InputError as error:
                 updates[self.opening] = render.problems(error.problems)
             except MergeError as error:
@@ -275,7 +271,7 @@ class MergePage:
                 waiting = render.preview_wait(len(rows), least)
                 updates[self.preview] = render.impossible(problems) if len(rows) >= least else waiting
             if recipe is not None:
-                offer |= {"link": _address(recipe, values, data[self.named]), "yaml": recipe.to_yaml()}
+                offer |= {"link": render.recipe_link("", recipe), "yaml": recipe.to_yaml()}
             elif not draft["models"]:
                 offer |= {"link": "", "yaml": ""}
             if "yaml" in offer:
@@ -384,9 +380,3 @@ class MergePage:
 
     def _picked(self, draft: Draft) -> Updates:
         return {self.draft: draft} | self._rows.show(draft)
-
-
-def _address(recipe: Recipe, values: Values, named: str) -> str:
-    """The link of the form as it is; it keeps the name that somebody gave before there was an owner."""
-    link, name = render.recipe_link("", recipe), values["output.name"] or ""
-    return link if recipe.output.repo_id or name in ("", named) else f"{link}&{urlencode({'name': name})}"

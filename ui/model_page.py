@@ -56,8 +56,10 @@ def merged_html(merged: MergedModel, hub_url: str, badge: str = "", *, trying: b
     again = f"/?{urlencode({'model': merged.repo_id})}"
     actions = render.link(merged.url, "Open on the Hub", css="mm-big")
     actions += " " + render.link(again, "Merge again", css="mm-button", here=True)
-    actions += " " + render.link("#try-it", "Try it", css="mm-button", here=True) if trying else ""
-    actions += " " + render.link("#verified", "Verify", css="mm-button", here=True)
+    below = {"try-it": "Try it"} if trying else {}
+    for place, words in (below | {"verified": "Verify"}).items():
+        address = f"/model?{urlencode({'id': merged.repo_id})}#{place}"
+        actions += " " + render.link(address, words, css="mm-button mm-jump", here=True)
     actions += " " + render.download(recipe.to_yaml(), "recipe.yaml", "Download the recipe")
     actions += " " + render.copy_button("Copy the link to this page")
     shape = f", one body with {render.plural(len(merged.folders), 'head')}" if merged.folders else ""

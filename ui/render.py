@@ -38,8 +38,8 @@ def text(value: object, limit: int = 300) -> str:
 
 
 def link(url: str, words: str, *, css: str = "", here: bool = False) -> str:
-    """A link, in a new tab unless `here`. Anything but http(s), our own paths and places becomes plain text."""
-    if not re.match(r"https?://|/(?![/\\])|#[\w-]+$", url):
+    """A link, in a new tab unless `here`. Anything but http(s) and our own paths becomes plain text."""
+    if not re.match(r"https?://|/(?![/\\])", url):
         return text(words)
     kind = f' class="{css}"' if css else ""
     tab = "" if here else ' target="_blank" rel="noopener"'

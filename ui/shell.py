@@ -5,7 +5,7 @@ lost connection, and reloads the page two seconds later: in the middle of a slow
 the header stands in the page itself; a page in a frame, where browsers may block the cookie of the sign-in, shows the
 way out of it; a form that a link fills is shown when it is full (for the merge form, `ui.browser.SETTLE` says when), so
 that nothing jumps; the way back from a job that was reloaded leads to its form (a script changed the address, so that a
-browser takes both for one page); and buttons copy.
+browser takes both for one page); a jump stays on its page, however its address is written; and buttons copy.
 """
 
 NAVIGATION = (("Merge", "/"), ("Jobs", "/jobs"), ("Statistics", "/statistics"), ("Methods", "/methods"))
@@ -16,6 +16,7 @@ addEventListener('popstate', () => { if (location.pathname !== opened) location.
 if (self !== top) document.documentElement.classList.add('mm-framed')
 const page = document.documentElement.classList
 page.add('mm-opening')
+if (location.pathname === '/jobs' && /[?&]id=/.test(location.search)) page.add('mm-one-job')
 const fills = {'/': /[?&](recipe|model)=/, '/statistics': /[?&]model=/}[location.pathname]
 if (fills?.test(location.search)) page.add('mm-filling')
 setTimeout(() => page.remove('mm-opening', 'mm-filling'), 10000)
@@ -30,6 +31,11 @@ new MutationObserver((changes, watch) => {
 addEventListener('click', async (event) => {
     const alone = event.target.closest?.('.mm-alone')
     if (alone) alone.href = location.href
+    const jump = event.target.closest?.('.mm-jump'), place = jump && document.getElementById(jump.hash.slice(1))
+    if (place) {
+        event.preventDefault()
+        place.scrollIntoView()
+    }
     const button = event.target.closest?.('.mm-copy')
     if (!button) return
     const pre = button.parentElement.querySelector('pre'), words = button.textContent
@@ -55,6 +61,7 @@ STYLE = """
 }
 .mm-alone { display: none } .mm-framed .mm-alone { display: inline }
 .mm-opening gradio-app, .mm-filling #about, .mm-filling .mm-columns { visibility: hidden }
+@media (max-width: 760px) { .mm-one-job #jobs:has(.mm-list), .mm-one-job #expiry { display: none !important } }
 .mm-filling .mm-header::after { content: 'Filling in the form from the link …'; flex-basis: 100% }
 """
 
