@@ -87,9 +87,9 @@ class Observer:
     def _covers(self, step: Step) -> bool:
         """Tensors that all models have, and the base where there is one: no other would be read for them."""
         count, base = len(self._operands.parents), self._operands.base
-        if step.action == "copy" or not step.spec.numel or len(step.inputs) < count or not (1 if base else 2) <= count <= MODELS:
+        if not step.spec.numel or step.action == "copy" or len(step.inputs) < count:
             return False
-        return base is None or step.action == "merge"
+        return (1 if base else 2) <= count <= MODELS and (base is None or step.action == "merge")
 
     def _batch(self, step: Step, chunks: Sequence[int]) -> Products:
         """The sums of some chunks; without a base those of the models themselves, (k, k), see `_from_mean`."""
