@@ -18,9 +18,7 @@ UI = Path(__file__).parents[2] / "ui"
             "“Name of the new repo” = 'bea/a b': a repo id is owner/name. Mend it.",
         ),
         (
-            Problem(
-                "TIES needs a base", "the recipe names none", "Name it as base_model, or use average", "base_model"
-            ),
+            Problem("It needs a base", "the recipe names none", "Name it as base_model, or use average", "base_model"),
             "It needs a base: the recipe names none. Name it as “Base model”, or use average.",
         ),
         (
