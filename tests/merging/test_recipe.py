@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from merging.errors import InputError
+from merging.errors import PROBLEMS_LIMIT, InputError
 from merging.recipe import (
     HANDED_OVER,
     Recipe,
+    RecipeError,
     distinctive,
     recipe_from_dict,
     recipe_from_link,
@@ -316,3 +317,47 @@ def test_evaluation_sets_are_strict_data() -> None:
         recipe_from_dict(data | {"evaluate": [{"data": "ann/x", "lables": {}}]})
     assert error.value.problem.where == "evaluate.0.lables"
     assert str(error.value).endswith('Did you mean "labels"?')
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    """Fields, the method's own parameters and those of each model: none waits for another to be mended."""
+    text = """
+merge_method: regmean
+models: [{model: a/b, parameters: {weight: -1, alpha: 1}}, {model: a/c, wieght: 2}]
+parameters: {alpha: 2, rigde: 1}
+seed: x
+"""
+    with pytest.raises(RecipeError) as caught:
+        recipe_from_yaml(text)
+    assert [one.where for one in caught.value.problems] == [
+        *("models.1.wieght", "seed"),
+        *("parameters.rigde", "models.0.parameters.alpha", "models.0.parameters.weight", "parameters.alpha"),
+    ]
+    with pytest.raises(InputError) as caught_too:
+        recipe_from_dict({"merge_method": "regmaen", "models": ["a/b", "a/c"], "dtype": "int4"})
+    assert [one.where for one in caught_too.value.problems] == ["dtype", "merge_method"]
+
+
+def test_what_is_at_fault_does_not_hide_the_models() -> None:
+    """The models, their base and the place of the result can be looked up as they stand, unless they are at fault."""
+
+    def rest(**data: Any) -> Recipe | None:
+        with pytest.raises(RecipeError) as caught:
+            recipe_from_dict({"merge_method": "ties", "base_model": "a/base", "extra": 1, **PAIR} | data)
+        return caught.value.rest
+
+    output = {"repo_id": "a/merged", "private": True}
+    assert rest(output=output) == Recipe(merge_method="ties", base_model="a/base", output=output, **PAIR)  # type: ignore[arg-type]
+    assert rest(merge_method="tise", output={"repo_id": "no"}) == Recipe(
+        merge_method="average", base_model="a/base", **PAIR
+    )  # type: ignore[arg-type]
+    assert rest(models=["ana/one", {"model": "ana/two", "parameters": {"t": 1}}]) is not None
+    assert rest(models=["ana/one", {"modle": "ana/two"}]) is None
+
+
+def test_who_has_very_many_faults_is_told_of_some() -> None:
+    """A stranger's thousands of unknown names cost no time."""
+    for data in ({f"k{place}": 1 for place in range(9000)}, {"parameters": {f"p{place}": 1 for place in range(9000)}}):
+        with pytest.raises(RecipeError) as caught:
+            recipe_from_dict({"merge_method": "average", **PAIR, **data})
+        assert len(caught.value.problems) == PROBLEMS_LIMIT
