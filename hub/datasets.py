@@ -166,7 +166,7 @@ def _image_column(row: Mapping[str, Any], data: str, wanted: str | None) -> str:
     found = wanted or next((name for name in IMAGE_COLUMNS if name in row), "")
     if not found:
         raise InputError(
-            f"Which column of {data} is the image?", f"it has {listed(row)}", "Name it as image_column", "image_column"
+            f"Which column of {data} is the image?", f"It has {listed(row)}", "Name it as image_column", "image_column"
         )
     return found
 
@@ -204,7 +204,7 @@ def text_column_of(row: Mapping[str, Any], data: str, wanted: str | None) -> str
     if len(texts) == 1:
         return texts[0]
     raise InputError(
-        f"Which column of {data} is the text?", f"it has {listed(row)}", "Name it as text_column", "text_column"
+        f"Which column of {data} is the text?", f"It has {listed(row)}", "Name it as text_column", "text_column"
     )
 
 
@@ -343,5 +343,5 @@ def _config_and_split(
     if config is not None and config not in configs:
         raise InputError(f"{name} has no config {config!r}", f"it has {listed(configs)}", "Name one of these")
     if config is None and len(configs) > 1 and "default" not in configs:
-        raise InputError(f"Which config of {name}?", f"it has {listed(configs)}", f"Write {name}:config")
+        raise InputError(f"Which config of {name}?", f"It has {listed(configs)}", f"Write {name}:config")
     return config, split

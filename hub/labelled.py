@@ -100,7 +100,7 @@ def columns_of(
         raise InputError(f"{wish.data} has no labels", why, "Take data with a label in each row", "label_column")
     if not found:
         what = f"Which column of {wish.data} is the label?"
-        raise InputError(what, f"it has {listed(row)}", "Name it as label_column", "label_column")
+        raise InputError(what, f"It has {listed(row)}", "Name it as label_column", "label_column")
     return Columns(text, found[0])
 
 
@@ -112,7 +112,7 @@ def _word_column(row: Mapping[str, Any], wish: EvaluationSet) -> str:
     found = [name for name in WORD_COLUMNS if name in row] or [name for name in row if _is_words(row[name])]
     if not found:
         what = f"Which column of {wish.data} holds the words?"
-        raise InputError(what, f"it has {listed(row)}", "Name it as text_column", "text_column")
+        raise InputError(what, f"It has {listed(row)}", "Name it as text_column", "text_column")
     return found[0]
 
 

@@ -116,7 +116,7 @@ def main(arguments: Sequence[str]) -> int:
     """The command: exit 0 and the address, 2 when the input is at fault, 1 otherwise."""
     try:
         if len(arguments) != 1:
-            raise InputError("Which Space?", "one name is needed", "Write make space REPO=owner/name")
+            raise InputError("Which Space?", "One name is needed", "Write make space REPO=owner/name")
         print(create_space(hub_of_this_machine(), arguments[0], Path(__file__).parent.parent))
     except InputError as error:
         print(error, file=sys.stderr)

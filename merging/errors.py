@@ -30,8 +30,8 @@ class Problem:
 
     def __str__(self) -> str:
         head = f"{self.what}: {self.why}" if self.why else self.what
-        if self.why and self.what.endswith("?"):
-            head = f"{self.what} {self.why[0].upper()}{self.why[1:]}"
+        if self.why and self.what.endswith("?"):  # which may begin with a name, that stays as it is
+            head = f"{self.what} {self.why}"
         parts = [_printable(part).rstrip(". ") for part in (head, self.fix) if part]
         return " ".join(part if part.endswith(("?", "!")) else f"{part}." for part in parts)
 

@@ -63,5 +63,5 @@ def wanted_kind(wish: EvaluationSet, number: int, models: Sequence[tuple[str, Ma
     kinds = list(dict.fromkeys(filter(None, map(kind_name, asked))))
     if len(kinds) == 1:
         return kinds[0]
-    why = "the models are made for several" if kinds else f"there are figures for {', '.join(OUTPUTS)}"
+    why = "The models are made for several" if kinds else f"There are figures for {', '.join(OUTPUTS)}"
     raise InputError(f"What kind of task is {wish.title}?", why, "Say its kind", f"evaluate.{number}.kind")

@@ -119,4 +119,4 @@ def test_the_command_names_what_is_missing(hub: LoopbackHub) -> None:
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": "", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "hub.space"]
     run = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True)
-    assert (run.returncode, run.stderr) == (2, "Which Space?: one name is needed. Write make space REPO=owner/name.\n")
+    assert (run.returncode, run.stderr) == (2, "Which Space? One name is needed. Write make space REPO=owner/name.\n")

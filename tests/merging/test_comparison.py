@@ -121,7 +121,7 @@ def test_heads_that_stay_apart(parents: list[Candidate], tmp_path: Path) -> None
     assert [(one["name"], one["head"]) for one in found["sets"]] == [("own", "b"), ("only", "c")]
     assert [score["task"] for score in found["sets"][0]["scores"]] == ["a", "b", "b"]
     assert found["notes"][0] == (
-        "two: there are no figures. Whose head answers for two?: a and b could by the names of the labels. "
+        "two: there are no figures. Whose head answers for two? a and b could by the names of the labels. "
         "Name the task as its head."
     )
     assert found["notes"][1].startswith("wrong: there are no figures. Merge has no label 'blue'")

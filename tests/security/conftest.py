@@ -13,6 +13,7 @@ from huggingface_hub import HfApi
 
 from demo.loopback_hub import DEFAULT_SCOPES, LoopbackHub
 from jobs.tokens import _fernet_key
+from merging.checkpoint import sha256_of
 from tests.end_to_end.conftest import browser as browser
 from tests.jobs.conftest import service as service
 from tests.jobs.conftest import workers as workers
@@ -34,7 +35,7 @@ class Guarded:
     folder: Path
     token: str  # ana's
     done: dict[str, Any]  # ana's job that has published
-    held: str  # the id of ana's job that runs as long as the Hub holds back the weights
+    held: str  # the id of ana's job that runs as long as the Hub holds back the weights, whosever they are
     keys: tuple[str, ...]  # of the job store: as it was set, and as it is used
     signing: tuple[str, ...]  # the secret of the sign-in, and that of the cookies, which is made of it
     watch: ProcessWatch  # of all processes, while ana's first job ran
@@ -61,11 +62,12 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
         hub.add_user("bea")
         token = hub.add_token("ana")
         api = HfApi(endpoint=hub.url, token=token)
-        shas = []
+        shas, bodies = [], []
         for seed, model in enumerate(MODELS):
             api.create_repo(model, private=True)
-            place = save_tiny(folder / "models" / str(seed), seed=seed, labels=LABELS)
+            place = save_tiny(folder / "models" / str(seed), seed=seed, labels=LABELS, hidden_size=64)
             shas.append(api.upload_folder(repo_id=model, folder_path=place).oid)
+            bodies.append(sha256_of(place / "model.safetensors"))
         api.create_repo("ana/gated")
         api.upload_folder(repo_id="ana/gated", folder_path=folder / "models" / "0")
         api.update_repo_settings("ana/gated", gated="manual")
@@ -85,7 +87,7 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
             with ProcessWatch([token], (*keys, *signing), signing) as watch:
                 done = run_job(client, average(MERGED, evaluate=[{"data": "ana/texts"}]))
             held = client.predict(average("ana/held-back", seed=1), api_name="/submit")["id"]
-            hub.set_fault("/ana/secret.*/resolve/.*safetensors", method="GET", delay=8.0, speed=3000, times=None)
+            hub.set_fault(f"^/_storage/({'|'.join(bodies)})/", whole=True, speed=600, times=None)  # for minutes
             private = (*LABELS, *shas, MERGED, "held-back", done["commit"])
             yield Guarded(url, hub, home, token, done, held, keys, signing, watch, private)
             hub.clear_faults()
