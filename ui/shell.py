@@ -3,9 +3,10 @@
 The script comes before Gradio's, which closes its streams as soon as a link is clicked, takes what then breaks for a
 lost connection, and reloads the page two seconds later: in the middle of a slow sign-in. It takes the shell away when
 the header stands in the page itself; a page in a frame, where browsers may block the cookie of the sign-in, shows the
-way out of it; a form that a link fills is shown when it is full (for the merge form, `ui.browser.SETTLE` says when), so
-that nothing jumps; the way back from a job that was reloaded leads to its form (a script changed the address, so that a
-browser takes both for one page); a jump stays on its page, however its address is written; and buttons copy.
+way out of it; a form that a link fills is shown when it is full (for the merge form, `ui.browser.SETTLE` says when),
+and a job when it is there, so that nothing jumps; the way back from a job that was reloaded leads to its form (a script
+changed the address, so that a browser takes both for one page); a jump stays on its page, however its address is
+written; and buttons copy.
 """
 
 NAVIGATION = (("Merge", "/"), ("Jobs", "/jobs"), ("Statistics", "/statistics"), ("Methods", "/methods"))
@@ -16,8 +17,10 @@ addEventListener('popstate', () => { if (location.pathname !== opened) location.
 if (self !== top) document.documentElement.classList.add('mm-framed')
 const page = document.documentElement.classList
 page.add('mm-opening')
-if (location.pathname === '/jobs' && /[?&]id=/.test(location.search)) page.add('mm-one-job')
-const fills = {'/': /[?&](recipe|model)=/, '/statistics': /[?&]model=/}[location.pathname]
+const one = location.pathname === '/jobs' && /[?&]id=/.test(location.search)
+if (one) page.add('mm-one-job')
+const fills = {'/': /[?&](recipe|model)=/, '/statistics': /[?&]model=/, '/jobs': /[?&]id=/}[location.pathname]
+const full = one ? 'body:has(#job .mm-job) .mm-log, #jobs .mm-problems' : '#found p, #model-note li'
 if (fills?.test(location.search)) page.add('mm-filling')
 setTimeout(() => page.remove('mm-opening', 'mm-filling'), 10000)
 new MutationObserver((changes, watch) => {
@@ -25,7 +28,7 @@ new MutationObserver((changes, watch) => {
         document.getElementById('mm-shell')?.remove()
         page.remove('mm-opening')
     }
-    if (document.querySelector('#found p, #model-note li')) page.remove('mm-filling')
+    if (document.querySelector(full)) page.remove('mm-filling')
     if (!page.contains('mm-opening') && !page.contains('mm-filling')) watch.disconnect()
 }).observe(document, {childList: true, subtree: true})
 addEventListener('click', async (event) => {
@@ -63,6 +66,7 @@ STYLE = """
 .mm-opening gradio-app, .mm-filling #about, .mm-filling .mm-columns { visibility: hidden }
 @media (max-width: 760px) { .mm-one-job #jobs:has(.mm-list), .mm-one-job #expiry { display: none !important } }
 .mm-filling .mm-header::after { content: 'Filling in the form from the link …'; flex-basis: 100% }
+.mm-filling.mm-one-job .mm-header::after { content: 'Looking the job up …' }
 """
 
 
