@@ -126,6 +126,7 @@ def test_a_base_that_cannot_be_read_or_does_not_fit_is_none(
     assert tree.base_of("m1", "m2").repo_id == "ann/secret"  # its owner may
 
 
+@pytest.mark.slow
 def test_eight_models_of_different_cards_stay_within_the_bytes(hub: LoopbackHub, tree: Tree, tiny: Models) -> None:
     """As many as the form has room for, all with bases of their own."""
     for number in range(8):

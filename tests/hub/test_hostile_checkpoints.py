@@ -327,6 +327,7 @@ def test_an_index_that_names_a_tensor_that_is_not_there(said: Said, tiny: Models
     )
 
 
+@pytest.mark.slow
 def test_an_index_that_names_a_shard_that_is_not_there(said: Said, tiny: Models, tmp_path: Path) -> None:
     """One of the files was not uploaded."""
     folder, index = sharded(tiny, tmp_path)

@@ -49,6 +49,7 @@ def test_a_page_does_not_wait_for_a_window_to_end(hub: LoopbackHub, ann: Hub) ->
     assert time.monotonic() - began < 2
 
 
+@pytest.mark.slow
 def test_a_job_waits_and_says_so_once(hub: LoopbackHub, ann: Hub, told: list[str]) -> None:
     """Several threads that wait for the same window say one line."""
     hub.set_fault("/whoami", **slow_down(1), times=4)

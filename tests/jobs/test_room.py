@@ -68,6 +68,7 @@ def folder_with_work(folder: JobFolder) -> JobFolder:
     return folder
 
 
+@pytest.mark.slow
 def test_one_worker_of_a_machine_makes_room(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another one holds the lock nothing is ended; after that the shortage is looked at again."""
     monkeypatch.setattr(runner, "_reserve", 1 << 60)
@@ -82,6 +83,7 @@ def test_one_worker_of_a_machine_makes_room(runner: Runner, monkeypatch: pytest.
     runner._stopping.set()
 
 
+@pytest.mark.slow
 def test_the_oldest_paused_job_goes_when_nothing_else_helps(
     runner: Runner, service: JobService, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,6 +185,7 @@ def test_an_odd_config_is_one_sentence(config: object, sentence: str) -> None:
         checked_config(config, "demo/x")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_nobody_closes_gives_its_descriptors_back(tmp_path: Path) -> None:
     """A model of many shards is opened in each stage anew: descriptors are few."""
     folder = save_tiny(tmp_path / "model", shard_size="20KB")

@@ -39,6 +39,7 @@ def service(tmp_path: Path) -> Iterator[JobService]:
     running.close()
 
 
+@pytest.mark.slow
 def test_a_service_says_why_it_is_not_ready(
     service: JobService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
