@@ -23,6 +23,7 @@ class Answers:
     starts: NDArray[np.int64]  # (examples + 1,): where the decisions of each example begin, and the last one's end
     labels: tuple[str, ...] = ()  # of the classes, by the model's own names
     closeness: Floats | None = None  # (examples,), see `merging.evaluation.closeness`
+    apart: str = ""  # why there is no closeness though the model has Gram statistics
     keys: tuple[str, ...] = field(default=())  # of the classes, the same in every model that means the same
 
     def __len__(self) -> int:
@@ -46,6 +47,7 @@ class Answers:
             "logs": self.logs.astype(np.float32),
             "starts": self.starts,
             "labels": np.array(self.labels, str),
+            "apart": np.array(self.apart, str),
         }
         if self.closeness is not None:
             arrays["closeness"] = self.closeness
@@ -64,4 +66,5 @@ def read_answers(path: Path) -> Answers:
             starts=found["starts"],
             labels=tuple(map(str, found["labels"])),
             closeness=found.get("closeness"),
+            apart=str(found["apart"]) if "apart" in found else "",
         )

@@ -166,19 +166,19 @@ class Comparison:
         """What a model says to a set, and how close its texts are to the model's statistics."""
         one = question.set
         loaded = model.loaded(one.wish.max_length)
-        near = self._closeness(model.own, loaded, len(one.examples))
+        near, apart = self._closeness(model.own, loaded, len(one.examples))
         watch = near.watch if near else unwatched
         answers = yield from question.kind.answer(loaded, one.examples, one.wish.batch_size, watch)
-        return replace(answers, closeness=near.found) if near else answers
+        return replace(answers, closeness=near.found if near else None, apart=apart)
 
-    def _closeness(self, own: Candidate, loaded: Loaded, count: int) -> Closeness | None:
+    def _closeness(self, own: Candidate, loaded: Loaded, count: int) -> tuple[Closeness | None, str]:
+        """How close texts are to the model's statistics, or why that cannot be told."""
         if own.grams is None or not self.ensembles:
-            return None
+            return None, ""
         try:
-            return Closeness(loaded, own.folder, own.grams, count)
+            return Closeness(loaded, own.folder, own.grams, count), ""
         except MergeError as error:
-            self.notes.append(f"{own.title} is not part of the instance-wise ensemble. {error}")
-            return None
+            return None, str(error)
 
     def path(self, own: Candidate, question: "Question") -> Path:
         """Where a candidate's answers to a set are kept."""
@@ -217,6 +217,9 @@ class Comparison:
     def _said(self, question: "Question") -> list[tuple[Candidate, Answers]]:
         """Everybody's answers that are scored, in the order of a table."""
         read = {own: read_answers(self.path(own, question)) for own in question.everybody}
+        for own, answers in read.items():  # kept with the answers, for those of an earlier start are not asked again
+            if answers.apart:
+                self.notes.append(f"{own.title} is not part of the instance-wise ensemble. {answers.apart}")
         parents = [(own, read[own]) for own in question.fitting]
         merged = {own.who: (own, read[own]) for own in question.merged}
         together = self._together(question, read) if self.ensembles else []

@@ -13,6 +13,7 @@ from merging.evaluation.comparison import Candidate, Comparison, LabelledSet
 from merging.evaluation.facts import Example
 from merging.loading import Loaded, load
 from merging.recipe import EvaluationSet
+from merging.statistics import Provenance, write_gram
 from tests.tiny_models import save_tiny, sentences
 
 torch.set_num_threads(1)
@@ -103,6 +104,20 @@ def test_what_cannot_be_is_left_out_with_its_reason(parents: list[Candidate], tm
         "Pick other data.",
         "There is no instance-wise ensemble: it needs the Gram statistics of two parents.",
     ]
+
+
+def test_a_cut_off_run_says_why_no_less(parents: list[Candidate], tmp_path: Path) -> None:
+    """Why a model is not in an ensemble is kept with its answers: those that stand are not asked again."""
+    name = "bert.encoder.layer.1.attention.self.query.weight"
+    for own in parents:
+        assert own.grams
+        write_gram(own.grams, {name: torch.zeros(32, 32)}, {name: 9}, {name: name}, Provenance({"a": "0" * 64}))
+    found = run(Comparison(parents, [labelled("one")], tmp_path / "answers", "cpu"))
+    (tmp_path / "answers" / "answers-1-0.npz").unlink()
+    again = run(Comparison(parents, [labelled("one")], tmp_path / "answers", "cpu"))
+    why = f"is not part of the instance-wise ensemble. The Gram matrix of {name} cannot be inverted."
+    assert found["notes"][:2] == [f"ann/a {why}", f"ann/b {why}"]
+    assert again["notes"] == found["notes"]
 
 
 def test_heads_that_stay_apart(parents: list[Candidate], tmp_path: Path) -> None:
