@@ -36,7 +36,8 @@ SECRET_VARIABLES = (
     "OAUTH_CLIENT_SECRET",
 )
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4  # of prctl(2)
-LINE_LIMIT = 1 << 16  # characters of one line of a child
+LINE_LIMIT = 1 << 16  # characters of one line of a child's prose
+ANSWER_LIMIT = 1 << 24  # of one answer: it must arrive whole, for a stage of which no end is told never ends
 HUB_TOKEN = re.compile(r"\b(?:hf_[A-Za-z0-9]{6,}|hf_oauth_[\w.-]{6,})|(?<=[Bb]earer )[\w.~+/=-]{6,}")
 
 
@@ -162,7 +163,7 @@ class JobProcess:
                 self._process.stdin.close()
 
     def _read_answers(self, stream: IO[str]) -> None:
-        for line in iter(lambda: stream.readline(LINE_LIMIT), ""):
+        for line in iter(lambda: stream.readline(ANSWER_LIMIT), ""):
             try:
                 answer = json.loads(scrub(line, self._token))
             except ValueError:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from jobs.child import is_full, scrub, tie_to_worker, unforeseen
 from jobs.job import JobFolder
-from merging.errors import InputError, MergeError
+from merging.errors import PART_LIMIT, InputError, MergeError, Problem
 from merging.progress import Progress
 
 PROGRESS_EVERY = 0.1  # seconds between two lines of progress at least
@@ -69,12 +69,17 @@ def _run(
         problems = error.problems if isinstance(error, InputError) else (error.problem,)
         for problem in problems[1:]:
             answer("log", str(problem))
-        answer("error", {"problem": asdict(problems[0]), "passing": error.passing, "full": is_full(error)})
+        answer("error", {"problem": _bounded(problems[0]), "passing": error.passing, "full": is_full(error)})
     except Exception as error:
         token = str(request.get("token") or "")
         print(scrub("".join(traceback.format_exception(error)), token), file=sys.stderr, flush=True)
         problem = unforeseen(name, error, token)
-        answer("error", {"problem": asdict(problem), "passing": False, "full": is_full(error)})
+        answer("error", {"problem": _bounded(problem), "passing": False, "full": is_full(error)})
+
+
+def _bounded(problem: Problem) -> dict[str, str]:
+    """The parts of a problem, none of them longer than it is told: names in them are from strangers."""
+    return {name: part[:PART_LIMIT] for name, part in asdict(problem).items()}
 
 
 def _drive(stage: Generator[Progress, None, dict[str, Any]], tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

@@ -21,7 +21,8 @@ TENSOR_LIMIT = 200_000  # tensors in one file, and of one model
 MARK_LIMIT = 15 * TENSOR_LIMIT  # brackets, colons and commas of one header: what it costs once it is parsed
 METADATA_LIMIT = 10_000  # entries
 DIMENSIONS = 64  # of one tensor, as torch has them at most
-NAME_SHOWN = 100  # characters of a name in an error
+NAME_LIMIT = 1000  # characters of a tensor's name
+NAME_SHOWN = 100  # of these in an error
 WEIGHT_FILE, WEIGHT_INDEX = "model.safetensors", "model.safetensors.index.json"
 OTHER_VERSION = "Use the float32, float16 or bfloat16 version of this model"
 UNMERGEABLE = (
@@ -124,6 +125,9 @@ def _entry(label: str, tensor: str, entry: Any) -> tuple[TensorSpec, int, int]:
         raise InputError(f"{label} is no name of a tensor", "it is not text", "Save the model again") from None
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{label} has a broken entry", "it lacks a field", "Save the model again") from None
+    if len(tensor) > NAME_LIMIT:
+        why = f"it has {len(tensor):,} characters, at most {NAME_LIMIT:,} are read"
+        raise InputError(f"{label} is no name of a tensor", why, "Save the model again")
     if not isinstance(code, str) or code not in DTYPES:
         code = str(code)[:20]
         why, fix = next((why, fix) for pattern, why, fix in UNMERGEABLE if re.fullmatch(pattern, code, re.DOTALL))

@@ -1,8 +1,51 @@
 """What a child process is given, and what its words are cleaned of."""
 
+import os
+import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from jobs.child import child_environment, scrub
+from jobs.child import LINE_LIMIT, JobProcess, child_environment, scrub
+from merging.errors import PART_LIMIT
+
+LONG = 3 * LINE_LIMIT
+STAGES = """
+import sys
+from jobs.stage import main
+from merging.errors import InputError
+
+def tells(folder, request):
+    yield from ()
+    return {"words": "a" * request["length"]}
+
+def fails(folder, request):
+    yield from ()
+    raise InputError("b" * request["length"])
+
+main(sys.argv[1:], {"tells": tells, "fails": fails})
+"""
+
+
+def asked(folder: Path, stage: str, request: Mapping[str, Any]) -> JobProcess:
+    """A child whose stage has ended."""
+    root = str(Path(__file__).parents[2])
+    process = JobProcess([sys.executable, "-c", STAGES], folder, os.environ | {"PYTHONPATH": root}, lambda *_: None)
+    process.begin(stage, request)
+    try:
+        assert process.wait(60) == 0
+    finally:
+        process.end()
+    return process
+
+
+def test_a_long_answer_arrives_whole(tmp_path: Path) -> None:
+    """What models say to a trial, or an error with a stranger's names in it, may be longer than a line of a log."""
+    result = asked(tmp_path, "tells", {"length": LONG}).answers.result
+    assert result == {"words": "a" * LONG}
+    error = asked(tmp_path, "fails", {"length": LONG}).answers.error
+    assert error is not None
+    assert error["problem"]["what"] == "b" * PART_LIMIT
 
 
 def test_tokens_are_scrubbed_from_text() -> None:

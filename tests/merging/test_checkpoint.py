@@ -54,6 +54,7 @@ def entry(dtype: str = "F32", shape: tuple[int, ...] = (2,), offsets: tuple[int,
         ({"a": entry(shape=(2**40, 2**40))}, 10_000, "a has impossible sizes"),
         ({"a": {"dtype": "F32"}}, 10_000, "a has a broken entry"),
         ({"a": 3}, 10_000, "a has a broken entry"),
+        ({"a" * 1001: entry()}, 10_000, "it has 1,001 characters, at most 1,000 are read"),
         ({"__metadata__": "x"}, 10_000, "its metadata is not a table"),
         ({"a": entry(shape=("2",))}, 10_000, "a has impossible sizes"),  # type: ignore[arg-type]
     ],
