@@ -238,6 +238,11 @@ class JobFolder:
         return self.path / "renewed"
 
     @property
+    def again(self) -> Path:
+        """There while the stages before the present one are done once more, for their files were gone."""
+        return self.path / "again"
+
+    @property
     def starts(self) -> Path:
         """How often the present stage was started without an end."""
         return self.path / "starts.json"

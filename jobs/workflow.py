@@ -118,9 +118,12 @@ class Runner:
             process.end()
 
     def _step(self, stage: str, spec: JobSpec, folder: JobFolder) -> dict[str, Any]:
-        """One stage. An evaluation that failed is noted in the report: the merge is none the worse, and goes on."""
+        return self._forgiving(stage, folder, partial(self._attempt, stage, spec, folder))
+
+    def _forgiving(self, stage: str, folder: JobFolder, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A stage's work. An evaluation that failed is noted in the report: the merge is none the worse and goes on."""
         try:
-            return self._attempt(stage, spec, folder)
+            return work()
         except JobFailed as failure:
             if stage != "evaluate" or self._patiently(lambda: self._state(folder.id))[0] == "CANCELLED":
                 raise
@@ -167,13 +170,19 @@ class Runner:
         return result
 
     def _begin_again(self, stage: str, spec: JobSpec, folder: JobFolder) -> None:
-        """Do the earlier stages once more where their files are gone: on another machine, or on a new disk."""
+        """Do the earlier stages once more where their files are gone: on another machine, or on a new disk.
+
+        The first of them writes what the files are known by, so that a mark says until the last has ended that they
+        are not all there.
+        """
         stages = _stages(spec)
-        if folder.pinned.exists() or stage == stages[0]:
+        if stage == stages[0] or (folder.pinned.exists() and not folder.again.exists()):
             return
+        folder.again.touch()
         _say(folder, stage, "the files of this job are not here: what was done before is done again")
         for earlier in stages[: stages.index(stage)]:
-            self._watch(earlier, spec, folder)
+            self._forgiving(earlier, folder, partial(self._watch, earlier, spec, folder))
+        folder.again.unlink()
 
     def _watch(self, stage: str, spec: JobSpec, folder: JobFolder) -> dict[str, Any]:
         """Run the stage in the job's child to its end, publishing progress, obeying cancel and stop."""

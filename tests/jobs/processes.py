@@ -68,10 +68,18 @@ class Workers:
             process.wait()
 
 
-def queue(service: JobService, id: str, *, user: str = "ann", tenths: int = 1, fail_in: str = "") -> str:
-    """Queue a job for the fake stages, past the checks of `submit`."""
+def queue(
+    service: JobService,
+    id: str,
+    *,
+    user: str = "ann",
+    tenths: int = 1,
+    fail_in: str = "",
+    stages: tuple[str, ...] = (),
+) -> str:
+    """Queue a job for the fake stages, past the checks of `submit`; by default it has the stages of its recipe."""
     text = RECIPE.format(tenths=tenths) + (f"  root: {fail_in}\n" if fail_in else "")
-    service.enqueue(id, JobSpec(text, user, id), TOKEN)
+    service.enqueue(id, JobSpec(text, user, id, stages=stages), TOKEN)
     return id
 
 

@@ -1,6 +1,7 @@
 """Workers as real processes: killed, stopped, doubled, cancelled."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jobs.job import JobFolder
+from jobs.job import EVALUATED_STAGES, JobFolder, read_json
 from jobs.service import JobService
 from jobs.store import QUEUE, executor_id
 from jobs.worker import run_worker
@@ -32,6 +33,31 @@ def test_a_killed_worker_goes_on_where_it_was(workers: Workers, service: JobServ
     job = ended(service, id)
     assert job.status == "done"
     assert trace(workers.home, id) == ["pin", "fetch", "calibrate", "merge", "merge", "check", "publish"]
+
+
+def test_what_is_done_once_more_is_done_to_its_end(workers: Workers, service: JobService) -> None:
+    """On a new disk the earlier stages are done again, all of them also when the worker is killed in these.
+
+    An evaluation that fails then costs the merge no more than it does the first time.
+    """
+    id = queue(service, "job1", tenths=12, fail_in="evaluate, slow publish", stages=EVALUATED_STAGES)
+    folder = JobFolder(workers.home, id)
+    worker = workers.start()
+    wait_for(lambda: "publish" in trace(workers.home, id))
+    worker.kill()
+    worker.wait()
+    shutil.rmtree(folder.path)
+    worker = workers.start()
+    in_merge(workers, id)
+    worker.kill()
+    worker.wait()
+    workers.start()
+    job = ended(service, id)
+    assert (job.status, job.error) == ("done", "")
+    stages = list(EVALUATED_STAGES[:-1])
+    assert trace(workers.home, id) == [*stages[:4], *stages]
+    assert not folder.again.exists()
+    assert "evaluate went wrong" in str(read_json(folder.report)["evaluation"]["notes"])
 
 
 def test_a_running_job_tells_its_speed_and_its_log_a_line_now_and_then(workers: Workers, service: JobService) -> None:
