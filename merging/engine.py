@@ -8,9 +8,8 @@ bytes do not depend on the number of threads, for arithmetic inside a step runs 
 import hashlib
 import json
 import os
-import platform
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,9 +18,10 @@ from typing import Any, Protocol, cast
 
 import torch
 
+from merging.account import Account
 from merging.blocks import Operands, ParentStatistics
 from merging.checkpoint import ShardWriter
-from merging.device import device_name, pick_device
+from merging.device import pick_device
 from merging.differences import differences
 from merging.errors import InputError
 from merging.heads import arrange
@@ -40,7 +40,7 @@ MEMORY = 2 * 1024**3  # bytes: the default budget
 
 @dataclass(frozen=True)
 class Report:
-    """What a merge did, for the card, the job and whoever verifies it."""
+    """What a merge did, for the card, the job and whoever verifies it; an interrupted one in all of its starts."""
 
     method: str
     device: str
@@ -124,7 +124,12 @@ def merge(
     pairs = statistics or [{} for _ in parents]
     operands = Operands(plan, arranged.parents, arranged.base, pairs)
     work = Work(operands, target, workers, memory)
-    work.notes.update(journal.notes)
+    work.notes.update(journal.told.get("notes", ()))
+    account = Account(journal.told, target, began)
+
+    def told() -> dict[str, Any]:
+        return account.told(journal.hashing, work.peak_memory)
+
     total = plan.output_bytes
     left = [shard for shard in plan.shards if shard.path not in journal.finished]
     for shard in left:  # one that was never noted, or of other work, would take room beside the new one
@@ -132,7 +137,7 @@ def merge(
     work.done = work.kept = sum(shard.nbytes for shard in plan.shards if shard.path in journal.finished)
     if feed:
         feed.begin(left)
-    with one_torch_thread(), _Finisher(journal, feed, Observer(operands)) as finisher:
+    with one_torch_thread(), _Finisher(journal, feed, Observer(operands), told) as finisher:
         for shard in left:
             if feed:
                 if feed.needs_room(shard):  # the plan's peak of the disk holds
@@ -144,19 +149,14 @@ def merge(
     actions = [step.action for step in plan.steps]
     report = Report(
         method=plan.recipe.method.name,
-        device=device_name(target),
-        cpu=cpu_name(),
-        torch=torch.__version__,
         threads=workers,
-        seconds=round(time.monotonic() - began, 3),
         parameters=plan.parameters(plan.outputs[0]),
         files=dict(journal.finished),
         tensors={action: actions.count(action) for action in ("merge", "average", "copy")},
         fallbacks=plan.fallbacks,
         notes=tuple(sorted(work.notes)),
         differences=differences(plan, operands.parents, operands.base, [journal.seen[s.path] for s in plan.shards]),
-        hashing=round(journal.hashing, 3),
-        peak_memory=work.peak_memory,
+        **told(),
     )
     yield Progress("merge", total, total)
     return report
@@ -169,8 +169,10 @@ class _Finisher:
     short calls of it, between those of the threads that merge, made an average half as slow again.
     """
 
-    def __init__(self, journal: Journal, feed: Feed | None, observer: Observer) -> None:
-        self._journal, self._feed, self._observer = journal, feed, observer
+    def __init__(
+        self, journal: Journal, feed: Feed | None, observer: Observer, told: Callable[[], Mapping[str, Any]]
+    ) -> None:
+        self._journal, self._feed, self._observer, self._told = journal, feed, observer, told
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="finish")
         self._looking = ThreadPoolExecutor(1, thread_name_prefix="look")
         self._waiting: tuple[Shard, Future[None]] | None = None
@@ -188,7 +190,7 @@ class _Finisher:
         def work() -> None:
             seen = self._looking.submit(self._observer.of, shard)
             writer.finish()
-            self._journal.finish(shard.path, seen.result, notes)
+            self._journal.finish(shard.path, seen.result, lambda: {"notes": notes, **self._told()})
 
         self._waiting = shard, self._thread.submit(work)
 
@@ -229,15 +231,6 @@ def _identity(plan: Plan, parents: Sequence[Parent], statistics: Sequence[Parent
     weights = [parent.stamp or sorted(parent.weights.items()) for parent in parents]
     headers = [{kind: dict(files[kind].metadata) for kind in files} for files in statistics]
     return hashlib.sha256(json.dumps([plan.fingerprint, weights, headers], sort_keys=True).encode()).hexdigest()
-
-
-def cpu_name() -> str:
-    """The processor as the system calls it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ class Journal:
         self._path = out.with_name(out.name + ".journal.json")
         self._identity = identity
         self.finished: dict[str, str] = {}
-        self.notes: list[str] = []  # of the report, made with the finished shards
+        self.told: Mapping[str, Any] = {}  # what the report was to tell with the last finished shard, plain data
         self.seen: dict[str, Any] = {}  # shard -> what was said of it, plain data
         self.hashing = 0.0  # seconds that the hashes of new shards took
         try:
@@ -31,22 +31,21 @@ class Journal:
                     for path, digest in data["shards"].items()
                     if (out / path).is_file() and sha256_of(out / path) == digest
                 }
-                self.notes = list(data.get("notes", ())) if self.finished else []
+                self.told = data.get("told", {}) if self.finished else {}
                 self.seen = {path: data.get("seen", {}).get(path, {}) for path in self.finished}
         except (OSError, ValueError, KeyError):
             pass  # nothing finished yet
 
-    def finish(self, path: str, seen: Callable[[], Any], notes: Sequence[str] = ()) -> None:
-        """Note a shard that has its final name, what was seen in it, and the report's notes so far.
+    def finish(self, path: str, seen: Callable[[], Any], told: Callable[[], Mapping[str, Any]]) -> None:
+        """Note a shard that has its final name, what was seen in it, and what the report is to tell so far.
 
-        `seen` may wait for whoever looks at the shard while it is hashed.
+        `seen` may wait for whoever looks at the shard while it is hashed; `told` is asked after that.
         """
         began = time.monotonic()
         self.finished[path] = sha256_of(self._out / path)
         self.hashing += time.monotonic() - began
         self.seen[path] = seen()
         temporary = self._path.with_suffix(".tmp")
-        self.notes = list(notes)
-        stored = {"work": self._identity, "shards": self.finished, "seen": self.seen, "notes": self.notes}
+        stored = {"work": self._identity, "shards": self.finished, "seen": self.seen, "told": told()}
         temporary.write_text(json.dumps(stored))
         temporary.replace(self._path)

@@ -160,6 +160,7 @@ def test_a_killed_merge_goes_on_where_it_was(scene: Scene) -> None:
         kills += 1
         done = finished(folder)
         assert len(done) >= place
+        taken = json.loads(folder.journal.read_text())["told"]["seconds"] if done else 0.0
         wanted = to_fetch(scene, folder, done)
         scene.hub.reset_counters()
         assert scene.merge(folder) == 0
@@ -167,6 +168,8 @@ def test_a_killed_merge_goes_on_where_it_was(scene: Scene) -> None:
         assert fetched == dict.fromkeys(wanted, 1)
         assert done.items() <= finished(folder).items()
         assert digests(folder) == expected
-        assert json.loads(folder.report.read_text())["differences"] == differences
+        report = json.loads(folder.report.read_text())
+        assert report["differences"] == differences
+        assert report["seconds"] > taken
         shutil.rmtree(folder.home)
     assert kills == KILLS

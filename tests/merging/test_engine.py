@@ -163,6 +163,36 @@ def test_an_interrupted_merge_goes_on_from_its_finished_shards(tmp_path: Path, m
     assert (tmp_path / "out" / first).stat().st_mtime_ns == kept[first]
 
 
+def test_all_starts_of_a_merge_stand_in_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds, memory, machines and notes of what an interrupted run had finished, beside those of the run that ends.
+
+    That all was finished already changes nothing.
+    """
+    monkeypatch.setattr("merging.steps.SHARD_BYTES", 20_000)
+    wish = recipe(*(save_tiny(tmp_path / str(seed), seed=seed) for seed in range(2)))
+    undisturbed, parents, path = run(wish, tmp_path / "whole"), opened(wish), tmp_path / "out.journal.json"
+    work = merge(make_plan(wish, parents), parents, tmp_path / "out")
+    while not path.exists():
+        next(work)
+    work.close()
+    journal = json.loads(path.read_text())
+    assert 0 < journal["told"]["seconds"] < undisturbed.seconds + 60
+    earlier = {
+        "seconds": 1000.0,
+        "hashing": 100.0,
+        "peak_memory": 1 << 50,
+        "device": "NVIDIA H100",
+        "notes": ["a note"],
+    }
+    path.write_text(json.dumps(journal | {"told": journal["told"] | earlier}))
+    for _ in range(2):
+        found = run(wish, tmp_path / "out")
+        assert found.files == undisturbed.files
+        assert (found.seconds > 1000, found.hashing >= 100, found.peak_memory) == (True, True, 1 << 50)
+        assert (found.device, found.cpu, found.torch) == ("NVIDIA H100 and cpu", undisturbed.cpu, undisturbed.torch)
+        assert found.notes == ("a note",)
+
+
 def test_a_finished_shard_with_other_bytes_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The journal's hash decides, not the name."""
     monkeypatch.setattr("merging.steps.SHARD_BYTES", 20_000)
