@@ -253,15 +253,18 @@ class JobService:
     def go_on(self, id: str, hub: Hub) -> Job:
         """Go on with a failed job where it ended, with the token of a new sign-in: often there is only to publish.
 
-        Raises InputError for one that kept nothing, or when the user has too many jobs.
+        One that goes on already is answered as it is. Raises InputError for one that kept nothing, or when the user
+        has too many jobs.
         """
         user = whoami(hub).name
-        job, failure = self.get(id, user), failure_of(self._require(id, user))
-        if failure is None or not (job.publishable or job.resumable):
-            raise InputError("This job has no result to publish", f"it is {job.status}", "Run it again")
-        steps = self._client.list_workflow_steps(id)
-        step = next(one["function_id"] for one in steps if one["function_name"] == failure.stage)
         with self._store.submitting():
+            job, failure = self.get(id, user), failure_of(self._require(id, user))
+            if job.status in ("waiting", "running"):
+                return job  # the button was pressed in another tab, too
+            if failure is None or not (job.publishable or job.resumable):
+                raise InputError("This job has no result to publish", f"it is {job.status}", "Run it again")
+            steps = self._client.list_workflow_steps(id)
+            step = next(one["function_id"] for one in steps if one["function_name"] == failure.stage)
             self._check_limit(user, job.repo_id, going_on=id)
             self._store.tokens.put(id, str(hub.token))
             self._folder(id).create()

@@ -10,6 +10,7 @@ import gradio as gr
 from gradio.events import api
 
 from jobs.job import Job
+from merging.errors import InputError
 from merging.method import METHODS
 from merging.recipe import recipe_from_yaml
 from ui.desk import Desk
@@ -26,7 +27,7 @@ def add_calls(desk: Desk) -> None:
         """What a recipe (YAML) would do, without fetching a weight: problems, outputs, sizes."""
         with spoken():
             hub = desk.hub(token, request)
-            found = desk.preview(desk.recipe(partial(recipe_from_yaml, recipe), hub), hub)
+            found = desk.preview(desk.recipe(partial(recipe_from_yaml, text_of(recipe)), hub), hub)
             problems = [problem.as_dict() for problem in found.problems]
             return found.plan.as_dict() | {"problems": problems, "possible": not found.errors}
 
@@ -34,17 +35,17 @@ def add_calls(desk: Desk) -> None:
         """Queue the merge of a recipe (YAML) that names its `output.repo_id`; answers with the job."""
         with spoken():
             hub = desk.hub(token, request)
-            return job_data(desk.submit(desk.recipe(partial(recipe_from_yaml, recipe), hub), hub))
+            return job_data(desk.submit(desk.recipe(partial(recipe_from_yaml, text_of(recipe)), hub), hub))
 
     def status(job_id: str, token: gr.OAuthToken | None, request: gr.Request) -> dict[str, Any]:
         """One of your jobs: its stages, progress, and at the end its link or the reason."""
         with spoken():
-            return job_data(desk.job(job_id, desk.hub(token, request)))
+            return job_data(desk.job(text_of(job_id), desk.hub(token, request)))
 
     def cancel(job_id: str, token: gr.OAuthToken | None, request: gr.Request) -> dict[str, Any]:
         """Stop one of your jobs."""
         with spoken():
-            return job_data(desk.cancel(job_id, desk.hub(token, request)))
+            return job_data(desk.cancel(text_of(job_id), desk.hub(token, request)))
 
     def methods() -> dict[str, Any]:
         """Every merge method with its parameters and needs."""
@@ -52,6 +53,13 @@ def add_calls(desk: Desk) -> None:
 
     for call in (preview, submit, status, cancel, methods):
         api(call, api_name=call.__name__, concurrency_limit=8)
+
+
+def text_of(value: Any) -> str:
+    """What a caller sends, who may send anything. Raises InputError for what is no text."""
+    if not isinstance(value, str):
+        raise InputError("That is no text", "a recipe is YAML, and a job's id a word", "Send it as a string")
+    return value
 
 
 def job_data(job: Job) -> dict[str, Any]:

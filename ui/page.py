@@ -12,6 +12,7 @@ from hub.client import Hub, HubUnavailable
 from merging.errors import MergeError
 from ui import browser, methods_page, render
 from ui.api import CALLS, add_calls
+from ui.bodies import BodyLimit
 from ui.desk import Desk
 from ui.job_page import JobPage
 from ui.kept import KeptPages
@@ -26,7 +27,7 @@ from ui.security import Guard, spoken
 from ui.shared import SharedLook
 from ui.shell import header_html
 from ui.statistics_page import StatisticsPage
-from ui.uploads import UploadLimit, Uploads, read_only_uploads
+from ui.uploads import ROUTE, UploadLimit, Uploads, read_only_uploads
 
 HERE = Path(__file__).parent
 SYSTEM_FONT = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
@@ -103,6 +104,7 @@ def build_app(
     app.add_middleware(LinkPreview, public_url=desk.public_url)
     app.add_middleware(NotFoundPage)
     app.add_middleware(GZipMiddleware, minimum_size=2000, compresslevel=4)
+    app.add_middleware(BodyLimit, besides=ROUTE)
     if uploads is not None:
         app.add_middleware(UploadLimit, uploads=uploads)
     app.add_middleware(Guard, loopback_only=desk.access.single_user, origins=origins, site=site)

@@ -34,6 +34,8 @@ FRAMEWORK = re.compile(
 )  # of the framework's own routes those that the page and its clients use
 UNUSED = re.compile(r"/(gradio_api|monitoring|svelte|pwa_icon)(/.*)?|/login/?")
 NOT_OURS = "Another site's page may not ask this service."
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")  # in an address: the routes below end before a line break, ours after it
+STRANGE = (b"x-gradio-server",)  # headers by which the framework writes another's address into a page that is kept
 OWN_HOST = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 log = logging.getLogger(__name__)
 
@@ -67,11 +69,13 @@ class Guard:
         if refusal:
             await PlainTextResponse(refusal, 403)(scope, receive, send)
             return
-        if UNUSED.fullmatch(scope["path"]) and not FRAMEWORK.fullmatch(scope["path"]):
+        path = scope["path"]
+        if UNPRINTABLE.search(path) or (UNUSED.fullmatch(path) and not FRAMEWORK.fullmatch(path)):
             await PlainTextResponse("There is nothing here.", 404)(scope, receive, send)
             return
-        if scope["method"] not in ("GET", "HEAD") and "origin" not in headers:
-            scope["headers"] = [(name, value) for name, value in scope["headers"] if name != b"cookie"]
+        nameless = scope["method"] not in ("GET", "HEAD") and "origin" not in headers
+        dropped = (*STRANGE, b"cookie") if nameless else STRANGE
+        scope["headers"] = [(name, value) for name, value in scope["headers"] if name not in dropped]
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -5,18 +5,21 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from demo.loopback_hub import LoopbackHub
+from hub.client import Hub
 from jobs.job import JobFailed, JobFolder, JobSpec
 from jobs.service import JobService
 from jobs.store import Store
 from jobs.upkeep import paused
 from jobs.workflow import POLL, ROOM_LOCK, Runner
-from merging.errors import Problem
+from merging.errors import InputError, Problem
 from settings import Settings
 from tests.jobs.processes import RECIPE, TOKEN, queue, wait_for
 
@@ -130,3 +133,23 @@ def test_a_kept_job_is_given_up(runner: Runner, service: JobService) -> None:
     assert (job.status, job.resumable, job.publishable) == ("failed", False, False)
     assert not folder.path.exists()
     assert paused(runner._store, runner._client, "ann") == []
+
+
+def test_two_tabs_go_on_with_one_job_once(runner: Runner, service: JobService, hub: LoopbackHub) -> None:
+    """The second one is shown the job that goes on; one that was given up in another tab says so."""
+    hub.add_user("ann")
+    ann = Hub(hub.url, hub.add_token("ann"))
+    for id in ("job1", "job2"):
+        folder_with_work(JobFolder(runner._store.home, queue(service, id)))
+        fail(service, id, JobFailed(SHORT, "pin", True), completed=1000)
+        step = runner._client._sys_db.tables.operation_outputs
+        row = {"workflow_uuid": id, "function_id": 1, "function_name": "pin", "output": None, "error": None}
+        with runner._client._sys_db.engine.begin() as connection:
+            connection.execute(sa.insert(step).values(**row))
+    with ThreadPoolExecutor(4) as tabs:
+        found = list(tabs.map(lambda _: service.go_on("job1", ann), range(4)))
+    assert [job.status for job in found] == ["waiting"] * 4
+    service.cancel("job2", "ann")
+    with pytest.raises(InputError, match="This job has no result to publish: it is failed"):
+        service.go_on("job2", ann)
+    assert runner._store.tokens.get("job2") == TOKEN

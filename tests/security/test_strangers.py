@@ -115,6 +115,26 @@ def test_no_file_of_the_server_is_served(guarded: Guarded) -> None:
         assert httpx.post(f"{guarded.url}/gradio_api/{path}", json={"data": []}).status_code == 404, path
 
 
+def test_nobody_writes_into_a_page_that_others_get(guarded: Guarded) -> None:
+    """Its HTML is made once for everybody: no header of whoever comes first leads the others elsewhere."""
+    named = {"host": "first.example", "x-gradio-server": "https://evil.example"}
+    for headers in (named, {"host": "first.example"}):
+        page = httpx.get(f"{guarded.url}/methods", headers=headers)
+        assert page.status_code == 200
+        assert "evil.example" not in page.text
+
+
+def test_a_body_that_would_keep_everybody_waiting_is_refused(guarded: Guarded) -> None:
+    """Lists of nothing, and more than any text of ours; the page answers at once afterwards."""
+    for path in ("queue/join", "call/preview", "run/predict"):
+        for values in (b"[]," * 2_000_000 + b"1", b'"' + b"x" * 13_000_000 + b'"'):
+            body = b'{"fn_index": 0, "session_hash": "x", "data": [' + values + b"]}"
+            answer = httpx.post(f"{guarded.url}/gradio_api/{path}", content=body, timeout=60)
+            assert answer.status_code == 413
+            assert answer.json()["detail"].startswith("This request ")
+    assert httpx.get(f"{guarded.url}/health", timeout=2).status_code == 200
+
+
 def test_an_upload_that_was_none_is_not_read(guarded: Guarded) -> None:
     """A caller who names a file of the server, or an address, where an upload or any other value is expected."""
     caller, tried = Caller(guarded.url, guarded.hub.add_token("bea")), 0

@@ -22,6 +22,8 @@ from jobs.logs import JsonLines
 from jobs.service import JobService
 from settings import Settings
 from ui import uploads as uploads_module
+from ui.bodies import BODY, TOO_MANY, BodyLimit
+from ui.bodies import TOO_LARGE as BODY_TOO_LARGE
 from ui.desk import Desk
 from ui.kept import MOST, KeptPages
 from ui.page import AWAY, greeting
@@ -207,3 +209,27 @@ def test_a_request_is_one_line_without_query_or_ids(caplog: pytest.LogCaptureFix
     ]
     assert "SECRET" not in json.dumps(lines)
     assert all(line["method"] == "GET" and line["seconds"] >= 0 for line in lines)
+
+
+def test_a_body_is_bounded_before_it_is_parsed() -> None:
+    """By its length, told or not, and by what stands outside its texts; a long text passes as it is."""
+    app, taken = FastAPI(), list[int]()
+    app.add_middleware(BodyLimit, besides="/upload")
+
+    @app.post("/{name}")
+    async def take(name: str, request: Request) -> JSONResponse:
+        taken.append(len(await request.body()))
+        return JSONResponse({})
+
+    client = TestClient(app)
+    text = json.dumps({"data": ['a, "b" [c] {d}\n\\' * 400_000], "fn_index": 3}).encode()
+    for content in (text, iter([text]), b"", b'"' + b"\\" * (BODY - 1)):
+        assert client.post("/join", content=content).status_code == 200
+    for content in (b"x" * (BODY + 1), iter([b"x" * BODY, b"x"])):
+        refused = client.post("/join", content=content)
+        assert (refused.status_code, refused.json()) == (413, {"detail": BODY_TOO_LARGE})
+    for content in (b"[" + b"[]," * 20_000 + b"1]", b'["' + b'","' * 20_000 + b'"]', b'"' * (BODY - 1)):
+        refused = client.post("/join", content=content)
+        assert (refused.status_code, refused.json()) == (413, {"detail": TOO_MANY})
+        assert client.post("/upload", content=content).status_code == 200
+    assert taken[:2] == [len(text)] * 2

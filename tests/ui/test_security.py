@@ -60,6 +60,14 @@ def test_another_sites_image_is_refused() -> None:
     assert client().get("/", headers={**headers, "Sec-Fetch-Mode": "navigate"}).status_code == 200
 
 
+@pytest.mark.parametrize("end", ["%0A", "%0a/", "%0D", "%00", "%7f"])
+@pytest.mark.parametrize("path", ["/logout", "/monitoring", "/gradio_api/proxy=http://x", "/gradio_api/upload", "/"])
+def test_an_address_with_a_line_break_is_none(path: str, end: str) -> None:
+    """Routes end before it, and rules like the guard's after it: it passed all of them."""
+    answer = client().get(path + end, headers={"Sec-Fetch-Site": "cross-site"})
+    assert (answer.status_code, answer.text) == (404, "There is nothing here.")
+
+
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:7860", "127.0.0.1.evil.example"])
 def test_on_ones_own_machine_a_foreign_host_is_refused(host: str) -> None:
     """A name that somebody points at 127.0.0.1 is not this page."""
