@@ -4,7 +4,6 @@ Each is deleted as soon as it has answered every set. After a kill it goes on wi
 """
 
 import shutil
-import time
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +31,7 @@ def sweep(
     """
     from merging.evaluation.swept import Swept
 
-    began, recipe, own = time.monotonic(), context.pinned, own_value(context.pinned)
+    recipe, own = context.pinned, own_value(context.pinned)
     assert recipe.sweep is not None
     values = [value for value in values_of(recipe) if value != own]
     swept = Swept(comparison, recipe.sweep.parameter, values, own)
@@ -42,9 +41,8 @@ def sweep(
                 yield from _one(context, sources, swept, value)
             except MergeError as error:
                 comparison.notes.append(f"{swept.name(value)}: there are no figures. {error.problem}")
-    seconds = round(evaluation["seconds"] + time.monotonic() - began, 1)
     told = swept.into(evaluation, model=recipe.sweep.model or "")
-    return told | {"seconds": seconds, "notes": list(dict.fromkeys(comparison.notes))}
+    return told | {"notes": list(dict.fromkeys(comparison.notes))}
 
 
 def _one(context: StageContext, sources: Sources, swept: "Swept", value: float) -> Generator[Progress, None, None]:

@@ -24,6 +24,7 @@ class Answers:
     labels: tuple[str, ...] = ()  # of the classes, by the model's own names
     closeness: Floats | None = None  # (examples,), see `merging.evaluation.closeness`
     apart: str = ""  # why there is no closeness though the model has Gram statistics
+    seconds: float = 0.0  # that the model took to say all this, loading it included
     keys: tuple[str, ...] = field(default=())  # of the classes, the same in every model that means the same
 
     def __len__(self) -> int:
@@ -48,6 +49,7 @@ class Answers:
             "starts": self.starts,
             "labels": np.array(self.labels, str),
             "apart": np.array(self.apart, str),
+            "seconds": np.array(self.seconds),
         }
         if self.closeness is not None:
             arrays["closeness"] = self.closeness
@@ -67,4 +69,11 @@ def read_answers(path: Path) -> Answers:
             labels=tuple(map(str, found["labels"])),
             closeness=found.get("closeness"),
             apart=str(found["apart"]) if "apart" in found else "",
+            seconds=seconds_of(path),
         )
+
+
+def seconds_of(path: Path) -> float:
+    """How long the answers that `save` wrote have taken."""
+    with np.load(path, allow_pickle=False) as found:
+        return float(found.get("seconds", 0.0))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from merging.errors import InputError, MergeError
-from merging.evaluation.answers import Answers, read_answers
+from merging.evaluation.answers import Answers, read_answers, seconds_of
 from merging.evaluation.bootstrap import Resampled, resample
 from merging.evaluation.closeness import Closeness
 from merging.evaluation.ensembles import instance_wise, of_logits
@@ -74,13 +74,13 @@ class Comparison:
 
     def run(self) -> Generator[Progress, None, dict[str, Any]]:
         """The `evaluation` of a report, see docs/evaluation.md."""
-        began = time.monotonic()
         self.scratch.mkdir(parents=True, exist_ok=True)
         asked = [self._asked(one) for one in self.sets]
         self.questions = [question for question in asked if question]
         yield from self._ask(self.questions)
         found = [self._score(question) for question in self.questions]
-        return {"sets": found, "seconds": round(time.monotonic() - began, 1), "notes": list(dict.fromkeys(self.notes))}
+        seconds = sum(seconds_of(self.path(own, one)) for one in self.questions for own in one.everybody)
+        return {"sets": found, "seconds": round(seconds, 1), "notes": list(dict.fromkeys(self.notes))}
 
     # Who answers what
 
@@ -164,12 +164,13 @@ class Comparison:
 
     def answer(self, model: "OneModel", question: "Question") -> Answering:
         """What a model says to a set, and how close its texts are to the model's statistics."""
-        one = question.set
+        one, began = question.set, time.monotonic()
         loaded = model.loaded(one.wish.max_length)
         near, apart = self._closeness(model.own, loaded, len(one.examples))
         watch = near.watch if near else unwatched
         answers = yield from question.kind.answer(loaded, one.examples, one.wish.batch_size, watch)
-        return replace(answers, closeness=near.found if near else None, apart=apart)
+        seconds = time.monotonic() - began
+        return replace(answers, closeness=near.found if near else None, apart=apart, seconds=seconds)
 
     def _closeness(self, own: Candidate, loaded: Loaded, count: int) -> tuple[Closeness | None, str]:
         """How close texts are to the model's statistics, or why that cannot be told."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from merging.evaluation.answers import read_answers
+from merging.evaluation.answers import read_answers, seconds_of
 from merging.evaluation.bootstrap import LEVELS, Resampled
 from merging.evaluation.comparison import Candidate, Comparison, OneModel, Question, rounded
 from merging.progress import Progress
@@ -70,7 +70,9 @@ class Swept:
             for one, row in zip(evaluation["sets"], rows, strict=True)
         ]
         told = {"parameter": self.parameter, **about, "own": self.own, "finding": self._finding(rows)}
-        return evaluation | {"sets": sets, "sweep": told}
+        asked = [self._path(value, question) for value in self.values for question in self.comparison.questions]
+        seconds = evaluation["seconds"] + sum(seconds_of(path) for path in asked if path.is_file())
+        return evaluation | {"sets": sets, "sweep": told, "seconds": round(seconds, 1)}
 
     def _path(self, value: float, question: Question) -> Path:
         if value == self.own:

@@ -12,6 +12,7 @@ from jobs.evaluation_words import table
 from jobs.job import JobFolder
 from jobs.local import evaluate_here, merge_here
 from merging.engine import Report
+from merging.evaluation.answers import seconds_of
 from merging.recipe import EvaluationSet, Recipe, recipe_from_dict
 from tests.jobs.processes import Workers, ended, wait_for
 from tests.tiny_models import save_tiny, sentences
@@ -119,6 +120,7 @@ def test_a_killed_sweep_goes_on(hub: Any, service: Any, workers: Workers, tmp_pa
     worker.kill()
     worker.wait()
     said = {path: path.stat().st_mtime_ns for path in folder.evaluation.glob("*.npz")}
+    taken = sum(map(seconds_of, said))
     workers.start(fake=False, endpoint=hub.url)
     wait_for(lambda: len(list(folder.evaluation.glob("sweep-*.npz"))) > 1, 120, 0.001)
     assert all(path.stat().st_mtime_ns == time for path, time in said.items())
@@ -126,6 +128,7 @@ def test_a_killed_sweep_goes_on(hub: Any, service: Any, workers: Workers, tmp_pa
     assert (job.status, job.error) == ("done", "")
     report = service.report(job.id, "ann")
     assert [point["value"] for point in report["evaluation"]["sets"][0]["sweep"]] == [0.0, 0.5, 1.0]
+    assert report["evaluation"]["seconds"] >= round(taken, 1)
     assert not folder.evaluation.exists()
     assert not folder.parents.exists()
     assert report["evaluation"]["notes"] == [

@@ -9,6 +9,7 @@ import torch
 
 import merging.evaluation.comparison as module
 from merging.calibrate import collect
+from merging.evaluation.answers import seconds_of
 from merging.evaluation.comparison import Candidate, Comparison, LabelledSet
 from merging.evaluation.facts import Example
 from merging.loading import Loaded, load
@@ -76,6 +77,8 @@ def test_models_of_one_label_set(parents: list[Candidate], tmp_path: Path, monke
     next((tmp_path / "answers").glob("answers-3-1*")).unlink()
     again = run(Comparison(candidates, sets, tmp_path / "answers", "cpu"))
     assert (again["sets"], loads[4:]) == (found["sets"], ["Merge"])
+    assert run(Comparison(candidates, sets, tmp_path / "answers", "cpu")) == again  # the seconds that it took, too
+    assert all(seconds_of(path) > 0 for path in (tmp_path / "answers").glob("*.npz"))
 
 
 def test_a_merge_that_is_the_average_stands_for_it(parents: list[Candidate], tmp_path: Path) -> None:
