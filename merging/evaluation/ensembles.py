@@ -48,7 +48,7 @@ def instance_wise(models: Sequence[Answers]) -> Answers | None:
         places = [keys.index(key) for key in own.keys] or [0]
         total[:, places] += own.spread(weight)[:, None] * np.exp(own.logs)
     logs = np.log(np.maximum(total, LEAST))  # NaN stays NaN
-    return Answers(logs, keyed[0].starts, tuple(names.values()), None, keys)
+    return Answers(logs, keyed[0].starts, tuple(names.values()), keys=keys)
 
 
 def with_keys(answers: Answers) -> Answers:
