@@ -108,7 +108,7 @@ def publish(
         raise ValueError("a job id is one line")
     raise_unless_writable(whoami(hub), repo_id.partition("/")[0], where)
     intent = intent or folder.parent / INTENT
-    mine = {"job_id": job_id, "repo_id": repo_id, "private": private}
+    mine = {"job_id": job_id, "repo_id": repo_id}  # not whether it is private: a parent may be withdrawn meanwhile
     intended = _read_intent(intent) == mine
     repo = _look(hub, repo_id, job_id)
     if repo is None:

@@ -122,6 +122,21 @@ def test_a_private_result_never_goes_into_a_public_repo(hub: LoopbackHub, ann: H
     assert commits(ann) == 1
 
 
+def test_a_parent_that_was_withdrawn_meanwhile_does_not_make_our_repo_a_strangers(
+    hub: LoopbackHub, ann: Hub, result: Path
+) -> None:
+    """Made public and left empty, it is still ours when the result is to be private: its owner is told what to do."""
+    hub.set_fault("/commit/main", status=500, times=None)
+    with pytest.raises(PublishFailed):
+        send(ann, result, private=False)
+    hub.clear_faults()
+    with pytest.raises(InputError, match=r"ann/merged is public: this result is to be private\. Make that"):
+        send(ann, result, private=True)
+    ann.api.update_repo_settings("ann/merged", private=True)
+    send(ann, result, private=False)
+    assert (ann.api.model_info("ann/merged").private, commits(ann)) == (True, 2)
+
+
 def test_somebody_elses_namespace(sign_in: SignIn, ann: Hub, result: Path) -> None:
     """Refused before anything is made."""
     sign_in("bob")
