@@ -4,7 +4,6 @@ A step runs at least once: what it does must be repeatable. It ends early when t
 process group is killed), and not at all when the worker is stopped: then it simply runs again at the next start.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -13,7 +12,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
@@ -24,10 +22,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from jobs import evaluation, settle
 from jobs.child import COMMAND, JobProcess, child_environment, scrub, unforeseen
 from jobs.job import JobFailed, JobFolder, JobSpec, read_json, write_atomically
-from jobs.limits import disk_full, shortage
 from jobs.outline import outline_of
+from jobs.room import Room
 from jobs.store import WORKFLOW, Store
-from jobs.upkeep import paused
 from merging.errors import Problem
 from merging.progress import LINE_EVERY, Lines, Pace, Progress
 from settings import Settings, parse_size
@@ -38,8 +35,6 @@ EVENT_EVERY = 0.5  # seconds between two progress events at least
 AWAY_EVERY = 1.0  # seconds between two questions to a database that does not answer
 SETTLE_SECONDS = 60.0  # that a look at what a cancelled job has left may take
 LOG_EVERY = LINE_EVERY  # seconds between two lines of a job's log about its progress at least
-ROOM_LOCK = "room.lock"  # in the home folder: one worker makes room at a time
-PAUSED_AFTER = 1.0  # seconds: what is short for so long is not mended by ending what runs
 STARTS_LIMIT = 3  # a stage that ended its worker so often is not started again
 ENGINE_LIMIT = 100  # starts of one job that DBOS allows, whatever the reason
 
@@ -63,14 +58,12 @@ class Runner:
         self._running: dict[tuple[str, int], JobProcess] = {}  # id of a job and of the thread that runs it -> child
         self._lock = threading.Lock()
         self._stopping = threading.Event()
-        self._reserve = parse_size(settings.disk_reserve)
-        self._short: dict[str, Problem] = {}  # jobs that had to make room
+        self._room = Room(store, self._client, parse_size(settings.disk_reserve), self._running, self._lock)
 
     def register(self) -> Callable[..., Any]:
         """Give DBOS the workflow, and its log our filter; from now on keep room. Call once, before launch."""
         logging.getLogger("dbos").addFilter(in_one_line)
-        (self._store.home / ROOM_LOCK).touch()  # a full disk may have no place for it
-        threading.Thread(target=self._keep_room, daemon=True).start()
+        self._room.start(self._stopping)
 
         def merge_job(spec: dict[str, Any]) -> dict[str, Any]:
             return self._run(JobSpec.from_dict(spec))
@@ -113,7 +106,7 @@ class Runner:
         """The job needs the child of this thread no more."""
         with self._lock:
             process = self._running.pop((id, threading.get_ident()), None)
-            self._short.pop(id, None)
+            self._room.forget(id)
         if process is not None:
             process.end()
 
@@ -137,8 +130,8 @@ class Runner:
         began = time.time()
         _say(folder, stage, f"{stage} started on {self._executor}")
         try:
-            self._raise_if_short(stage, folder.id)
-            if stage not in ("publish", "clean") and (problem := shortage(self._store.home, self._reserve)):
+            self._room.raise_if_short(stage, folder.id)
+            if stage not in ("publish", "clean") and (problem := self._room.shortage()):
                 raise JobFailed(problem, stage)
             self._count_start(stage, folder)
             if stage == "clean":
@@ -150,7 +143,7 @@ class Runner:
             log.warning("job %s: another worker has it now", folder.id, extra={"job": folder.id, "stage": stage})
             raise
         except JobFailed as failure:
-            if disk_full(self._store.home, self._reserve):
+            if self._room.full():
                 failure.kept = failure.kept and stage == "publish"
                 folder.free(keep_output=failure.kept or stage == "evaluate")
             folder.starts.unlink(missing_ok=True)
@@ -201,11 +194,11 @@ class Runner:
         self._hold_if_stopping()
         if process.answers.result is not None:
             return process.answers.result
-        self._raise_if_short(stage, folder.id)
+        self._room.raise_if_short(stage, folder.id)
         if self._running.get((folder.id, threading.get_ident())) is not process:
             raise Disowned(folder.id)  # it was taken from us and came back: the later start has it
         error = process.answers.error
-        if error is not None and error["full"] and (full := disk_full(self._store.home, self._reserve)):
+        if error is not None and error["full"] and (full := self._room.full()):
             raise JobFailed(full, stage, stage == "publish")
         raise _failure(stage, status, error, wait=not folder.text.parent.exists())
 
@@ -222,7 +215,7 @@ class Runner:
             "device": self._settings.device,
             "threads": self._settings.threads,
             "memory": parse_size(self._settings.memory),
-            "reserve": self._reserve,
+            "reserve": self._room.reserve,
             "public_url": self._settings.public_url,
         }
         shutil.rmtree(folder.cache, ignore_errors=True)
@@ -273,62 +266,6 @@ class Runner:
                     continue  # the database is away: the work goes on
                 if state != "PENDING" or owner != self._executor:
                     raise Disowned(folder.id) if state != "CANCELLED" else JobFailed(Problem("The job was cancelled"))
-
-    def _keep_room(self) -> None:
-        """As long as this worker runs: end a job whenever too little disk or memory is left to the service.
-
-        A thread of its own, for a step may be waiting for the job store, which is on that disk.
-        """
-        since = time.monotonic()  # the last look at which there was room, or something could be ended
-        while not self._stopping.wait(POLL):
-            with suppress(OSError, SQLAlchemyError):  # a folder that goes just then; somebody else makes room
-                if self._shortage() is None or self._alone(self._make_room):
-                    since = time.monotonic()
-                elif time.monotonic() - since > PAUSED_AFTER and disk_full(self._store.home, self._reserve):
-                    oldest = paused(self._store, self._client)[:1]  # asked without the lock: it may take long
-                    self._alone(partial(self._give_up, oldest))
-                    since = time.monotonic()
-
-    def _shortage(self) -> Problem | None:
-        return shortage(self._store.home, self._reserve)
-
-    def _alone(self, make: Callable[[Problem], bool]) -> bool:
-        """Make room unless it was made meanwhile. Raises BlockingIOError while another worker of this machine does."""
-        with (self._store.home / ROOM_LOCK).open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            problem = self._shortage()
-            return problem is None or make(problem)
-
-    def _give_up(self, ids: Sequence[str], problem: Problem) -> bool:
-        """Delete all that is kept of jobs that wait for somebody to go on with them."""
-        for id in ids:
-            JobFolder(self._store.home, id).remove()
-            log.warning("job %s cannot go on any more: %s", id, problem.what, extra={"job": id})
-        return bool(ids)
-
-    def _make_room(self, problem: Problem) -> bool:
-        """End the largest job that is not being published: that one needs no room and will soon give some back.
-
-        False when none of this worker's can be ended.
-        """
-        with self._lock:  # no stage is begun meanwhile
-            running = {
-                id: process
-                for (id, _), process in self._running.items()
-                if process.alive and process.stage not in ("publish", "settle")
-            }
-            if running:
-                id = max(running, key=lambda id: JobFolder(self._store.home, id).size)
-                self._short[id] = problem
-                running[id].end()
-                JobFolder(self._store.home, id).free(keep_output=_merge_is_done(running[id]))
-        return bool(running)
-
-    def _raise_if_short(self, stage: str, id: str) -> None:
-        """What is left to do of a job that publishes or cleans gives the disk back: that is done all the same."""
-        problem = self._short.pop(id, None)
-        if problem is not None and stage not in ("publish", "clean"):
-            raise JobFailed(problem, stage)
 
     def _state(self, id: str) -> tuple[str, str | None]:
         """Status and executor of a job as the database has them now."""
@@ -397,11 +334,6 @@ class Runner:
 def _stages(spec: JobSpec) -> tuple[str, ...]:
     """A job's stages as they were when it was queued; one of an earlier version did not note them."""
     return tuple(spec.stages) or outline_of(spec.recipe_yaml).stages
-
-
-def _merge_is_done(process: JobProcess) -> bool:
-    """Whether the result is checked: there is only to evaluate and to publish it."""
-    return process.stage == "evaluate" or (process.stage == "check" and process.answers.result is not None)
 
 
 def in_one_line(record: logging.LogRecord) -> bool:

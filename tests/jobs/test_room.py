@@ -2,7 +2,6 @@
 
 import fcntl
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +14,11 @@ import sqlalchemy as sa
 from demo.loopback_hub import LoopbackHub
 from hub.client import Hub
 from jobs.job import JobFailed, JobFolder, JobSpec
+from jobs.room import LOOK_EVERY, ROOM_LOCK
 from jobs.service import JobService
 from jobs.store import Store
 from jobs.upkeep import paused
-from jobs.workflow import POLL, ROOM_LOCK, Runner
+from jobs.workflow import Runner
 from merging.errors import InputError, Problem
 from settings import Settings
 from tests.jobs.processes import RECIPE, TOKEN, queue, wait_for
@@ -53,14 +53,14 @@ def test_a_checked_merge_is_kept_and_published(stage: str, lives: bool, kept: bo
     folder = JobFolder(runner._store.home, "job1")
     process = runner._begin(stage, JobSpec(RECIPE.format(tenths=1), "ann", "job1"), folder_with_work(folder), TOKEN)
     assert process.wait(10) == 0
-    runner._make_room(SHORT)
+    runner._room.make(SHORT)
     assert (process.alive, folder.output.exists(), folder.parents.exists()) == (lives, kept, lives)
     if not lives:
         with pytest.raises(JobFailed):
-            runner._raise_if_short("evaluate", "job1")
-        runner._short["job1"] = SHORT
-    runner._raise_if_short("publish", "job1")
-    assert not runner._short
+            runner._room.raise_if_short("evaluate", "job1")
+        runner._room._short["job1"] = SHORT
+    runner._room.raise_if_short("publish", "job1")
+    assert not runner._room._short
 
 
 def folder_with_work(folder: JobFolder) -> JobFolder:
@@ -74,13 +74,13 @@ def folder_with_work(folder: JobFolder) -> JobFolder:
 @pytest.mark.slow
 def test_one_worker_of_a_machine_makes_room(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another one holds the lock nothing is ended; after that the shortage is looked at again."""
-    monkeypatch.setattr(runner, "_reserve", 1 << 60)
+    monkeypatch.setattr(runner._room, "reserve", 1 << 60)
     folder = folder_with_work(JobFolder(runner._store.home, "job1"))
     process = runner._begin("merge", JobSpec(RECIPE.format(tenths=1), "ann", "job1"), folder, TOKEN)
     with (runner._store.home / ROOM_LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        threading.Thread(target=runner._keep_room, daemon=True).start()
-        time.sleep(3 * POLL)
+        runner._room.start(runner._stopping)
+        time.sleep(3 * LOOK_EVERY)
         assert process.alive
     wait_for(lambda: not process.alive, 5)
     runner._stopping.set()
@@ -100,13 +100,13 @@ def test_the_oldest_paused_job_goes_when_nothing_else_helps(
     assert paused(runner._store, runner._client, "ann") == ["old", "new"]
     assert paused(runner._store, runner._client, "bob") == []
     assert service.get("old", "ann").resumable
-    monkeypatch.setattr("jobs.workflow.PAUSED_AFTER", 0.0)
-    monkeypatch.setattr(runner, "_reserve", 1 << 60)
-    threading.Thread(target=runner._keep_room, daemon=True).start()
+    monkeypatch.setattr("jobs.room.PAUSED_AFTER", 0.0)
+    monkeypatch.setattr(runner._room, "reserve", 1 << 60)
+    runner._room.start(runner._stopping)
     wait_for(lambda: not service.get("old", "ann").resumable, 5)
     assert service.get("new", "ann").publishable
     wait_for(lambda: not service.get("new", "ann").publishable, 5)
-    time.sleep(2 * POLL)
+    time.sleep(2 * LOOK_EVERY)
     runner._stopping.set()
     assert [id for id in ("failed", "waiting") if JobFolder(runner._store.home, id).output.exists()] == [
         "failed",
