@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from urllib.parse import quote, urlencode
 
 from hub.search import Hit
-from merging.errors import Problem
+from merging.errors import Problem, errors_of
 from merging.method import MergeMethod
 from merging.parent import Parent
 from merging.plan import Plan
@@ -158,7 +158,7 @@ def _statistics_chip(parent: Parent, kind: str, recipe: Recipe | None) -> str:
 
 def preview(plan: Plan, parents: Sequence[Parent], found: Sequence[Problem], *, private: bool, signed_in: bool) -> str:
     """What will happen, in plain words, and what stands in the way."""
-    if any(problem.severity == "error" for problem in found):
+    if errors_of(found):
         return impossible(found)
     body = f'<h3 class="mm-yes">{"Ready to merge" if signed_in else "This merge will work"}</h3>'
     expected = f"<p>{text(plan.expectation)}</p>" if plan.expectation else ""
@@ -168,8 +168,7 @@ def preview(plan: Plan, parents: Sequence[Parent], found: Sequence[Problem], *, 
 
 def impossible(found: Sequence[Problem]) -> str:
     """What stands in the way of a merge."""
-    errors = sum(problem.severity == "error" for problem in found)
-    head = f'<h3 class="mm-no">Not yet: {plural(errors, "thing")} to mend</h3>'
+    head = f'<h3 class="mm-no">Not yet: {plural(len(errors_of(found)), "thing")} to mend</h3>'
     return f'<div class="mm-preview">{head}{problems(found)}{_nothing_fetched()}</div>'
 
 

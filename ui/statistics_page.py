@@ -12,7 +12,7 @@ from gradio.components import Component
 
 from hub.client import Hub
 from jobs.text import TEXT_LIMIT
-from merging.errors import InputError, MergeError, Problem
+from merging.errors import InputError, MergeError, Problem, errors_of
 from merging.recipe import recipe_from_link
 from merging.roles import Reads
 from ui import browser, job_words, render, statistics_view
@@ -281,6 +281,6 @@ class StatisticsPage:
 
     def _notes(self, problems: Sequence[Problem]) -> Updates:
         """What is wrong, beside the fields."""
-        beside = by_field(problem for problem in problems if problem.severity == "error")
+        beside = by_field(errors_of(problems))
         fields = {"model": self.model_note, "data": self.data_note, "place": self.place_note}
         return {note: render.problems(beside.get(name, ())) for name, note in fields.items()}

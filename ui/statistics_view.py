@@ -8,7 +8,7 @@ from hub.statistics import REFERENCE
 from hub.statistics_look import Look
 from jobs.job import Job
 from jobs.statistics_preview import StatisticsPreview
-from merging.errors import Problem
+from merging.errors import Problem, errors_of
 from merging.recipe import Recipe, recipe_from_dict, valid_repo_id
 from merging.summary import Summary
 from ui import job_words, render
@@ -80,7 +80,7 @@ def found(look: Look, hub_url: str) -> str:
 
 def preview(one: StatisticsPreview, problems: Sequence[Problem], texts: int | None) -> str:
     """What a wish will do, in plain words, and what stands in the way."""
-    errors = [problem for problem in problems if problem.severity == "error"]
+    errors = errors_of(problems)
     if errors or one.parent is None:
         head = f'<h3 class="mm-no">Not yet: {render.plural(len(errors), "thing")} to mend</h3>'
         return f'<div class="mm-preview">{head}{render.problems(problems)}</div>'
