@@ -172,6 +172,7 @@ class Store:
         self.clients: dict[str, dict[str, Any]] = state.get("clients", {})
         self.keys: dict[str, Any] = state.get("keys", {"sign": secrets.token_hex(32)})
         self.repos: dict[tuple[str, str], Repo] = {}
+        self.moved: dict[tuple[str, str], str] = {}  # kind and former id -> id, of repos that were renamed
         for path in sorted(root.glob("repos/*/*/*/repo.json")):
             repo = Repo(**self._read(path))
             self.repos[repo.kind, repo.id] = repo
@@ -259,9 +260,10 @@ class Store:
         shutil.rmtree(self._folder(repo))
 
     def move_repo(self, repo: Repo, new_id: str) -> None:
-        """Give a repo another id; the old one is then unknown."""
+        """Give a repo another id; who asks for the old one is sent there until another repo takes it."""
         before = self._folder(repo)
         del self.repos[repo.kind, repo.id]
+        self.moved[repo.kind, repo.id] = new_id
         repo.id = new_id
         self._folder(repo).parent.mkdir(parents=True, exist_ok=True)
         os.replace(before, self._folder(repo))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger("loopback_hub")
@@ -55,6 +55,7 @@ class Fault:
     done: bool = False  # what was asked is done all the same before `status` is answered
     message: str = "A fault was switched on"
     answer: dict[str, Any] | None = None  # the body of that answer, in place of the message
+    page: str = ""  # a web page in place of JSON, as something between us and the Hub may answer
     headers: dict[str, str] = field(default_factory=dict)
     delay: float = 0.0  # seconds before anything else
     hold: float = 0.0  # seconds between doing what was asked and answering
@@ -200,6 +201,8 @@ def _label(scope: Scope) -> str:
     return f"{scope['method']} {str(route).replace('{kinds:kinds}', kinds).replace(':path}', '}')}"
 
 
-def _refusal(fault: Fault) -> JSONResponse:
+def _refusal(fault: Fault) -> Response:
+    if fault.page:
+        return HTMLResponse(fault.page, fault.status or 200, fault.headers)
     headers = {"X-Error-Message": fault.message, **fault.headers}
     return JSONResponse(fault.answer or {"error": fault.message}, fault.status or 500, headers)

@@ -34,7 +34,18 @@ async def _repo(request: Request) -> Repo:
     default = "spaces" if request.scope["path"].startswith("/api/spaces/") else "models"
     kind = KINDS[parameters.get("kinds", default)]
     repo_id = f"{parameters['owner']}/{parameters['name']}"
-    return caller.need_sight(caller.store.repos.get((kind, repo_id)))
+    repo = caller.store.repos.get((kind, repo_id))
+    if repo is None and (kind, repo_id) in caller.store.moved:
+        raise _sent_on(request, repo_id, caller.store.moved[kind, repo_id])
+    return caller.need_sight(repo)
+
+
+def _sent_on(request: Request, former: str, repo_id: str) -> HubError:
+    """The answer to who asks for a repo by the name that it had: the same address with its name."""
+    answer = HubError(307, f"Temporary Redirect. Redirecting to {repo_id}")
+    query = f"?{request.url.query}" if request.url.query else ""
+    answer.headers["Location"] = request.scope["path"].replace(former, repo_id, 1) + query
+    return answer
 
 
 async def _revision(request: Request) -> str:

@@ -58,6 +58,10 @@ class GaveUp(httpx2.TransportError):
         self.status, self.words, self.waited, self.asked = status, words, waited, asked
 
 
+class WebPage(httpx2.RemoteProtocolError):
+    """What came is a page for people, of something between us and the Hub: whether it was asked is not known."""
+
+
 class Interrupted(BaseException):
     """The process is to end, or what waits is not needed any more: see `interrupt`."""
 
@@ -153,7 +157,7 @@ class PatientClient(httpx2.Client):
             try:
                 response = self._once(request, stream, options)
             except _failures(rewind is not None) as error:
-                trial.failed(0, type(error).__name__)
+                trial.failed(0, "a web page came instead" if isinstance(error, WebPage) else type(error).__name__)
             else:
                 again = response.status_code == 429 or rewind is not None
                 if response.status_code not in PASSING or not again:
@@ -165,6 +169,9 @@ class PatientClient(httpx2.Client):
 
     def _once(self, request: httpx2.Request, stream: bool, options: dict[str, Any]) -> httpx2.Response:
         response = super().send(request, stream=True, **options)
+        if response.is_success and response.headers.get("content-type", "").startswith("text/html"):
+            response.close()
+            raise WebPage("a web page came instead of an answer")
         assert isinstance(response.stream, httpx2.SyncByteStream)
         response.stream = _Steady(response.stream)
         try:

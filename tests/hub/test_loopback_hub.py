@@ -119,14 +119,15 @@ def test_a_new_repo_has_the_initial_commit_of_the_hub(api: HfApi) -> None:
 
 
 def test_repos_are_moved_changed_and_deleted(api: HfApi) -> None:
-    """Settings, move and delete do what they say."""
+    """Settings, move and delete do what they say; the former name leads to the repo."""
     api.create_repo("demo/one")
     api.update_repo_settings("demo/one", private=True)
     assert api.model_info("demo/one").private
     api.move_repo("demo/one", "team/two")
     assert api.repo_exists("team/two")
-    assert not api.repo_exists("demo/one")
+    assert api.model_info("demo/one").id == "team/two"
     api.delete_repo("team/two")
+    assert not api.repo_exists("demo/one")
     with pytest.raises(RepositoryNotFoundError):
         api.model_info("team/two")
     api.delete_repo("team/two", missing_ok=True)

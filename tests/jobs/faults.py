@@ -178,6 +178,8 @@ AWAY = (
     "The Hub cannot be reached: {hub} does not answer (RemoteProtocolError). "
     "Try again in a minute, or mend HF_ENDPOINT."
 )
+PAGE = "<!doctype html><title>Just a moment</title><p>Checking your browser"
+STRAY = AWAY.replace("RemoteProtocolError", "a web page came instead")
 DAMAGED = "bob/m1: model.safetensors arrived damaged twice: its size or SHA-256 is wrong. Try again later."
 HISTORY = "bob/m1 has no revision '{commit}': its history may have been rewritten. Name a branch, a tag or a commit."
 HEADER = "bob/m1: model.safetensors has a header of {many} bytes: at most 25,000,000 are read. Save it again."
@@ -202,6 +204,16 @@ def _deleted(world: World) -> None:
 
 def _moved(world: World) -> None:
     world.bob.api.upload_file(path_or_fileobj=b"{}", path_in_repo="config.json", repo_id="bob/m1")
+
+
+def _renamed(world: World) -> None:
+    world.bob.api.move_repo("bob/m1", "bob/renamed")
+
+
+def _replaced(world: World) -> None:
+    """Another repo has taken the name: the commit that was previewed is not its own."""
+    _renamed(world)
+    world.bob.api.create_repo("bob/m1")
 
 
 def _taken(world: World) -> None:
@@ -260,6 +272,21 @@ CASES: tuple[Case, ...] = (
         f"ann/merged could not be published: The LFS object is not complete. {EMPTY}: publish again.",
         left="empty",
     ),
+    # Something between us and it
+    *(
+        Case(f"a web page in place of {what}, once", stage, on(path, 200, page=PAGE))
+        for stage, path, what in (
+            ("pin", INFO, "an answer"),
+            ("fetch", FILES, "a file"),
+            ("merge", BODIES, "the weights"),
+            ("publish", CREATE, "the answer to the creation"),
+            ("publish", COMMIT, "the answer to the commit"),
+        )
+    ),
+    *(
+        Case("a web page in place of every answer", stage, for_ever(path, status=200, page=PAGE), STRAY, left="nothing")
+        for stage, path in (("pin", INFO), ("merge", BODIES), ("publish", "/whoami"))
+    ),
     # Connections
     Case("cut in a header of the weights", "pin", on(FILES, cut_after=3)),
     Case("cut in the list of a repo's files", "pin", on(f"{INFO}$", cut_after=3)),
@@ -304,6 +331,9 @@ CASES: tuple[Case, ...] = (
         HISTORY,
         left="nothing",
     ),
+    *(Case("a model is renamed", stage, _renamed) for stage in ("fetch", "merge", "publish")),
+    Case("a model is renamed, another takes its name", "fetch", _replaced, HISTORY, left="nothing", later="nothing"),
+    Case("a model is renamed, another takes its name", "merge", _replaced, HISTORY, left="nothing", later="nothing"),
     Case("a model is deleted", "fetch", _deleted, GONE, left="nothing", later="nothing"),
     Case("a model becomes private", "fetch", _withdrawn, GONE, left="nothing", later="nothing"),
     Case("a model becomes gated", "fetch", _gated, GATED, left="nothing", later="nothing"),
