@@ -361,7 +361,7 @@ def push(
 
 @command
 def verify(
-    repo_id: Annotated[str, typer.Argument(help="owner/name[@revision] of a merge that was published.")],
+    repo_id: Annotated[str, typer.Argument(help="owner/name or owner/name@revision of a merge that was published.")],
     folder: Annotated[
         Path | None, typer.Option(help="Where it is merged again, on a disk with room for it; removed at the end.")
     ] = None,

@@ -1,10 +1,12 @@
 """How a command of the shell speaks: prose and errors on stderr, and what went wrong as an exit code.
 
-Exit 2: the input is at fault. 130: Ctrl-C. 1: anything else. A traceback is shown only with MERGE_DEBUG=1.
+Exit 2: the input is at fault. 130: Ctrl-C. 141: whoever read the result, such as `head`, went away before its end.
+1: anything else. A traceback is shown only with MERGE_DEBUG=1.
 """
 
 import errno
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -17,6 +19,7 @@ from merging.errors import InputError, MergeError
 
 Command = Callable[..., None]
 STOPPED = 130  # what a shell makes of SIGINT
+UNREAD = 141  # and of SIGPIPE
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # which typer does not name
 
 
@@ -58,6 +61,8 @@ def _spoken(function: Command) -> Command:
         except (typer.Exit, typer.BadParameter):
             raise
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and _unread():
+                raise typer.Exit(UNREAD) from None
             if os.environ.get("MERGE_DEBUG"):
                 raise
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -78,7 +83,21 @@ def run(app: typer.Typer) -> None:
     except UsageError as error:
         say(f"error: {_usage(error)}")
         raise SystemExit(2) from None
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _unread() and UNREAD
     raise SystemExit(code or 0)
+
+
+def _unread() -> bool:
+    """Whether nobody reads stdout any more; what is still to be written goes nowhere then."""
+    watch = select.poll()
+    watch.register(sys.stdout.fileno(), 0)
+    gone = any(event & select.POLLERR for _, event in watch.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def _usage(error: Any) -> str:

@@ -90,6 +90,17 @@ def test_methods(shell: Shell) -> None:
     assert {"average", "fisher", "regmean"} <= set(json.loads(shell.run("methods", "--json").stdout))
 
 
+def test_a_reader_that_goes_away_is_no_error(shell: Shell) -> None:
+    """`cli.py methods | head -1`: a line, no complaint, and the exit code that a shell makes of it."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    for words in (("methods",), ("methods", "--json")):
+        command = [sys.executable, str(ROOT / "cli.py"), *words]
+        done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=shell.environment, timeout=60)
+        assert (done.returncode, done.stderr) == (141, b"")
+    os.close(writing)
+
+
 def test_plan(shell: Shell) -> None:
     """One object on stdout; problems on stderr with exit 2, also as an object."""
     told = json.loads(shell.run("plan", shell.recipe("./one", "./two"), "--json").stdout)
