@@ -15,6 +15,7 @@ from merging.errors import MergeError
 from merging.plan import Plan, make_plan
 from merging.progress import Progress
 from merging.recipe import Recipe
+from merging.supply import read_of
 from merging.sweep import own_value, values_of, variant
 
 if TYPE_CHECKING:  # it imports transformers
@@ -84,7 +85,7 @@ def _bring_base(context: StageContext, sources: Sources, plan: Plan) -> Generato
     parents, base = sources
     if base is None or not base.revision or plan.supply is None:
         return
-    read = {piece.file for pieces in plan.supply.needs.values() for piece in pieces if piece.model == len(parents)}
-    missing = sorted(name for name in read if not (context.folder.base / name).is_file())
+    read = sorted(piece.file for piece in read_of(plan.supply.needs, len(parents)))
+    missing = [name for name in read if not (context.folder.base / name).is_file()]
     for step in fetch(context.hub, base, missing, context.folder.base) if missing else ():
         yield replace(step, stage="evaluate", partial=True)

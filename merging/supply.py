@@ -33,11 +33,14 @@ class Piece(NamedTuple):
     file: str
 
 
+Needs = Mapping[str, frozenset[Piece]]  # output shard, in the plan's order -> what is fetched for it
+
+
 @dataclass(frozen=True)
 class Supply:
     """What has to be fetched for a merge, in the order in which it is needed. Bytes are those on the disk."""
 
-    needs: Mapping[str, frozenset[Piece]]  # output shard, in the plan's order -> what is fetched for it
+    needs: Needs
     written: Mapping[str, int]  # output shard -> bytes
     sizes: Mapping[Piece, int]  # bytes of every piece that is fetched
     whole: frozenset[Piece]  # fetched before anything is merged: statistics are collected of these models
@@ -91,12 +94,7 @@ def supply_of(recipe: Recipe, arranged: Arrangement, shards: Sequence[Shard], ou
         if entry.calibration and kind not in parent.statistics
     ]
     whole = frozenset(Piece(i, file) for i, parent, *_ in collected if parent.revision for file in parent.weights)
-    kept = frozenset(
-        Piece(i, file) for i, parent in enumerate(arranged.parents) if parent.revision for file in parent.weights
-    )
-    if recipe.sweep:  # it merges anew: what of the base is read stays, too
-        kept |= {piece for pieces in needs.values() for piece in pieces if piece.model == len(arranged.parents)}
-    kept = kept if recipe.evaluate else frozenset()
+    kept = _kept(recipe, arranged.parents, needs) if recipe.evaluate else frozenset()
     wanted = whole.union(kept, *needs.values())
     small = small_bytes(recipe, arranged.parents, arranged.base)
     return Supply(
@@ -115,6 +113,17 @@ def supply_of(recipe: Recipe, arranged: Arrangement, shards: Sequence[Shard], ou
         )
         + NOTES,
     )
+
+
+def _kept(recipe: Recipe, parents: Sequence[Parent], needs: Needs) -> frozenset[Piece]:
+    """What stays for a comparison: the parents, and what is read of the base where a sweep merges anew."""
+    kept = frozenset(Piece(i, file) for i, parent in enumerate(parents) if parent.revision for file in parent.weights)
+    return kept | read_of(needs, len(parents)) if recipe.sweep else kept
+
+
+def read_of(needs: Needs, model: int) -> frozenset[Piece]:
+    """What any output shard reads of one model."""
+    return frozenset(piece for pieces in needs.values() for piece in pieces if piece.model == model)
 
 
 def _reader(index: int, model: Parent) -> Callable[[str], tuple[Piece, ...]]:
