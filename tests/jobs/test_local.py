@@ -1,20 +1,26 @@
 """A merge on one's own machine, when it ends badly: what is said, and what is kept."""
 
+from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from hub.client import Hub
 from jobs.local import merge_here, work_folder
+from merging.engine import Report, run_to_end
 from merging.errors import MergeError
+from merging.progress import Progress
 from merging.recipe import Recipe, recipe_from_dict
-from tests.tiny_models import save_tiny
+from tests.tiny_models import save_tiny, sentences
+
+LABELS = ("no", "yes")
 
 
 def wish(root: Path, **more: object) -> Recipe:
     """The average of two small models in folders."""
-    models = [{"model": str(save_tiny(root / f"m{seed}", seed=seed))} for seed in (0, 1)]
+    models = [{"model": str(save_tiny(root / f"m{seed}", seed=seed, labels=LABELS))} for seed in (0, 1)]
     return recipe_from_dict({"merge_method": "average", "models": models} | more)
 
 
@@ -31,6 +37,27 @@ def test_a_place_that_was_taken_meanwhile_is_told(tmp_path: Path) -> None:
     (out / "mine").unlink()
     list(merge_here(Hub.anonymous(), recipe, out, device="cpu", check=False))
     assert not work_folder(out).exists()
+
+
+def evaluation(work: Generator[Progress, None, Report]) -> dict[str, Any]:
+    """The figures of a merge, without what tells the time."""
+    return {name: value for name, value in run_to_end(work).evaluation.items() if name != "seconds"}
+
+
+def test_figures_are_those_of_the_models_as_they_are_now(tmp_path: Path) -> None:
+    """Who stops an evaluation, trains a model on, mends the rows and starts again does not read what held before."""
+    rows, scratch = tmp_path / "rows.csv", work_folder(tmp_path / "out") / "jobs" / "merge" / "evaluation"
+    rows.write_text("text,label\n" + "".join(f"{text},{LABELS[at % 2]}\n" for at, text in enumerate(sentences(40))))
+    recipe = wish(tmp_path, evaluate=[{"data": str(rows), "batch_size": 4}])
+    work = merge_here(Hub.anonymous(), recipe, tmp_path / "out", device="cpu", check=False)
+    while not list(scratch.glob("answers-*")):
+        next(work)
+    work.close()
+    save_tiny(tmp_path / "m0", seed=7, labels=LABELS)
+    rows.write_text("text,label\n" + "".join(f"{text},{LABELS[0]}\n" for text in sentences(12, seed=3)))
+    found = evaluation(merge_here(Hub.anonymous(), recipe, tmp_path / "out", device="cpu", check=False))
+    assert found == evaluation(merge_here(Hub.anonymous(), recipe, tmp_path / "new", device="cpu", check=False))
+    assert found["sets"][0]["examples"] == 12
 
 
 def test_a_result_that_is_not_finite_raises_no_hope(tmp_path: Path) -> None:
