@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from hub.client import Hub
 from hub.evaluation_look import evaluation_problems
 from hub.resolve import Resolved, check_output, resolve
-from merging.errors import InputError, MergeError, Problem, errors_of
+from merging.errors import MergeError, Problem, errors_of
 from merging.glance import strangers
 from merging.parent import Parent
 from merging.plan import Plan, make_plan
@@ -66,7 +66,7 @@ def make_preview(
     return Preview(plan, resolved.recipe, resolved.parents, tuple(problems), weights, resolved.found, resolved.base)
 
 
-def with_lookups(error: RecipeError, look: Callable[[Recipe], Preview]) -> InputError:
+def with_lookups(error: RecipeError, look: Callable[[Recipe], Preview]) -> RecipeError:
     """The error, and what is wrong with the models and the place of the result, which nothing else has to wait for."""
     try:
         seen = look(error.rest).errors if error.rest is not None else ()
@@ -75,4 +75,6 @@ def with_lookups(error: RecipeError, look: Callable[[Recipe], Preview]) -> Input
     known = tuple(f"{problem.where}." for problem in error.problems)
     places = ("models.", "base_model.", "output.repo_id.")
     more = [one for one in seen if (where := f"{one.where}.").startswith(places) and not where.startswith(known)]
-    return InputError.of([*error.problems, *more])
+    told = RecipeError.of([*error.problems, *more])
+    told.rest = error.rest
+    return told

@@ -181,7 +181,7 @@ def vocabularies(parents: Sequence[Parent]) -> list[Problem]:
         differs = comparable and first.vocabulary != parent.vocabulary
         if differs or size(parent) != size(first):
             why = (
-                f"{size(first)} and {size(parent)} entries"
+                f"{size(parent)} and {size(first)} entries"
                 if size(parent) != size(first)
                 else "the same size, but not the same tokens at the same ids"
             )

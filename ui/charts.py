@@ -174,9 +174,10 @@ def _against(score: Data) -> str:
     cells = []
     for metric, values in (score.get("against_average") or {}).items():
         if len(values) == 3 and all(isinstance(value, int | float) for value in values):
-            scale = 1 if metric == "perplexity" else 100
-            difference, low, high = (f"{scale * value:+.3g}" for value in values)
-            cells.append(f"{text(metric_name(metric))} {difference} ({low} to {high})")
+            difference, low, high = (_change(value, metric) for value in values)
+            unit = "" if metric == "perplexity" else " points"
+            spread = f'<span class="mm-quiet">({low} to {high})</span>'
+            cells.append(f"{text(metric_name(metric))} {difference}{unit} {spread}")
     return "<br>".join(cells)
 
 
@@ -204,5 +205,9 @@ def compared(titles: Sequence[str], reports: Sequence[Data]) -> str:
 def _step(values: Sequence[Any], metric: str) -> str:
     if not all(isinstance(value, int | float) for value in values):
         return "–"
-    difference = values[1] - values[0]
-    return f"{difference:+.3g}" if metric == "perplexity" else f"{100 * difference:+.1f} points"
+    return _change(values[1] - values[0], metric) + ("" if metric == "perplexity" else " points")
+
+
+def _change(difference: float, metric: str) -> str:
+    """A difference with its sign; of shares in points."""
+    return f"{difference:+.3g}" if metric == "perplexity" else f"{100 * difference:+.1f}"

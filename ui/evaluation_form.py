@@ -94,7 +94,7 @@ class EvaluationForm:
                     self.controls["name"] = gr.Textbox(label="Name", placeholder="by the data", min_width=150)
                     self.controls["examples"] = gr.Number(500, label="Examples", precision=0, min_width=110)
                 self.add = gr.Button("Add this set", elem_id="evaluation-add")
-            with gr.Row():
+            with gr.Row(elem_classes="mm-level"):
                 self.sweep["sweep.parameter"] = gr.Dropdown(
                     choices(methods()[0]),
                     value="",

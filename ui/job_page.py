@@ -8,7 +8,7 @@ import gradio as gr
 from hub.client import Hub
 from jobs.job import Job
 from jobs.store import StoreAway
-from merging.errors import InputError, MergeError
+from merging.errors import InputError, MergeError, Problem
 from merging.recipe import recipe_from_yaml
 from ui import job_words, render, statistics_view, verify_view
 from ui.desk import Desk
@@ -18,6 +18,7 @@ from ui.security import spoken
 
 Updates = dict[Any, Any]
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+YOURS = "jobs are shown to whoever made them"
 FORGETS = (
     "This service forgets its jobs when it is restarted. What is published stays; a job that was lost comes back by "
     "the link of its recipe: keep the address of Run again."
@@ -39,8 +40,8 @@ class JobPage:
                 self.terms = fragment(elem_id="expiry")
             with gr.Column(scale=3):  # a phone shows it in place of the list (`ui.shell`)
                 self.view = JobView(self._desk, log_open=True)
-                self.figures = fragment(elem_id="job-figures")
                 self.links = fragment()
+                self.figures = fragment(elem_id="job-figures")
         self.told = gr.State("")  # what the list says, to leave it alone while nothing is new
         self.timer = gr.Timer(2 * EVERY, active=False)  # runs only while a job of the list does
         listed = [self.list, self.told, self.timer, self.figures]
@@ -62,6 +63,9 @@ class JobPage:
         with spoken():
             hub = self._desk.hub(token, request)
             chosen = str(request.query_params.get("id") or "")
+            if not hub.signed_in:
+                found = Problem("Not signed in", YOURS, hub.advice("Sign in at the top of this page"))
+                return {self.list: render.problems([found])}
             try:
                 jobs = self._desk.jobs(hub)
                 updates = self._listed(jobs, chosen)

@@ -5,7 +5,7 @@ import re
 from merging.method import MergeMethod
 from ui.forms import label, methods
 from ui.parts import fragment
-from ui.render import NEED_NAMES, definitions, paper, table, text
+from ui.render import NEED_NAMES, definitions, paper, plural, setting, table, text
 
 
 def build() -> None:
@@ -30,14 +30,15 @@ def prose(paragraph: str) -> str:
 
 
 def _method(method: MergeMethod) -> str:
-    most = "any number of" if method.maximum_models is None else f"at most {method.maximum_models}"
+    least, most = method.minimum_models, method.maximum_models
+    counted = f"exactly {plural(least, 'model')}" if least == most else f"at least {least}, at most {most} models"
     facts = {
         "Name in a recipe": " or ".join((method.name, *method.aliases)),
-        "Models": f"at least {method.minimum_models}, {most} models",
+        "Models": counted if most else f"at least {plural(least, 'model')}",
         "Needs": ", ".join(NEED_NAMES.get(need, need) for need in sorted(method.needs)) or "nothing else",
     }
     rows = [
-        (text(label(one)), text(one.option.help), text(one.range), f"<code>{text(one.default)}</code>")
+        (text(label(one)), text(one.option.help), text(one.range), f"<code>{text(setting(one.default))}</code>")
         for one in method.parameters
     ]
     parameters = table(("Parameter", "What it does", "Values", "Default"), rows)

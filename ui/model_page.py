@@ -121,5 +121,5 @@ def _parents(merged: MergedModel, hub_url: str) -> str:
 
 def _method(merged: MergedModel) -> str:
     method, bound = merged.recipe.method, merged.recipe.bound()
-    facts = {label(one): str(bound[one.name]) for one in shared_parameters(method)}
+    facts = {label(one): render.setting(bound[one.name]) for one in shared_parameters(method)}
     return render.method_summary(method) + render.definitions(facts)

@@ -63,7 +63,8 @@ class ModelRows:
         for index in range(ROWS):
             model = draft["models"][index]["model"] if index < len(draft["models"]) else ""
             updates[self.rows[index]] = gr.Column(visible=bool(model))
-            updates[self.texts[index]] = render.model_row(model, None, "", (), (), self._hub_url) if model else ""
+            waiting = render.model_row(model, None, "", (), (), self._hub_url, looked=False) if model else ""
+            updates[self.texts[index]] = waiting
         return updates
 
     def fields_of(self, method: MergeMethod, shown: str) -> Updates:

@@ -26,6 +26,7 @@ from ui.request_log import RequestLog
 from ui.security import Guard, spoken
 from ui.shared import SharedLook
 from ui.shell import header_html
+from ui.sign_in_target import SignInTarget
 from ui.statistics_page import StatisticsPage
 from ui.uploads import ROUTE, UploadLimit, Uploads, read_only_uploads
 
@@ -61,6 +62,9 @@ def theme() -> gr.Theme:
         body_text_color_subdued="*neutral_500",
         body_text_color_subdued_dark="*neutral_400",
         checkbox_label_background_fill="*background_fill_secondary",
+        checkbox_label_background_fill_dark="*background_fill_secondary",
+        checkbox_label_border_color_selected="*primary_500",
+        checkbox_label_border_color_selected_dark="*primary_400",
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
         button_primary_background_fill_dark="*primary_600",
@@ -107,6 +111,7 @@ def build_app(
     app.add_middleware(BodyLimit, besides=ROUTE)
     if uploads is not None:
         app.add_middleware(UploadLimit, uploads=uploads)
+    app.add_middleware(SignInTarget)
     app.add_middleware(Guard, loopback_only=desk.access.single_user, origins=origins, site=site)
     app.add_middleware(RequestLog)
 

@@ -54,6 +54,11 @@ def number(count: int) -> str:
     return str(count)
 
 
+def setting(value: object) -> str:
+    """The value of a parameter as a recipe says it: `true`, not `True`."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def plural(count: int, word: str) -> str:
     """`1 head`, `3 heads`."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
@@ -124,10 +129,11 @@ def model_row(
     found: Sequence[Problem],
     hub_url: str,
     recipe: Recipe | None = None,
+    looked: bool = True,
 ) -> str:
     """One picked model: what it is, its share, what was found of what the method needs, what is wrong with it.
 
-    Whoever collects what is missing finds the way back to the `recipe`.
+    Whoever collects what is missing finds the way back to the `recipe`; `looked` is whether it was asked for yet.
     """
     repo_id, _, revision = model.partition("@")
     name = link(f"{hub_url}/{quote(repo_id, errors='replace')}", repo_id, css="mm-model")
@@ -139,7 +145,7 @@ def model_row(
         chips += [f'<span class="mm-chip">{text(fact, 80)}</span>' for fact in facts]
         chips += [_statistics_chip(parent, kind, recipe) for kind in sorted(needs) if kind != "base"]
     elif not found:
-        chips.append('<span class="mm-chip">looking it up …</span>')
+        chips.append(f'<span class="mm-chip">{"not looked up" if looked else "looking it up …"}</span>')
     facts_line = f'<div class="mm-chips">{"".join(chips)}</div>'
     return f'<div class="mm-row"><div>{name}{pinned}</div>{facts_line}{problems(found)}</div>'
 

@@ -36,7 +36,8 @@ class ResultFields:
         self.note = fragment(elem_id="output-note")
         with gr.Accordion("Recipe (YAML)", open=False, elem_id="recipe"):
             self.yaml = gr.Textbox(
-                label="The whole wish as a file: copy it, change it, paste another",
+                label="The whole wish as a file",
+                info="Copy it, change it, paste another",
                 lines=10,
                 max_lines=30,
                 buttons=["copy"],

@@ -64,7 +64,7 @@ STYLE = """
 }
 .mm-alone { display: none } .mm-framed .mm-alone { display: inline }
 .mm-opening gradio-app, .mm-filling #about, .mm-filling .mm-columns { visibility: hidden }
-@media (max-width: 760px) { .mm-one-job #jobs:has(.mm-list), .mm-one-job #expiry { display: none !important } }
+@media (max-width: 760px) { .mm-one-job .column:has(> #jobs .mm-list) { display: none !important } }
 .mm-filling .mm-header::after { content: 'Filling in the form from the link …'; flex-basis: 100% }
 .mm-filling.mm-one-job .mm-header::after { content: 'Looking the job up …' }
 """

@@ -124,7 +124,7 @@ class StatisticsPage:
                 list(VARIANTS), value="auto", label="Which Fisher", visible=False, elem_id="variant"
             )
             self.controls["label_column"] = gr.Textbox(label="Column of the labels", visible=False)
-            with gr.Row():
+            with gr.Row(elem_classes="mm-level"):
                 self.controls["examples"] = gr.Number(600, label="Examples", precision=0, min_width=110)
                 self.controls["max_length"] = gr.Number(128, label="Longest, in tokens", precision=0, min_width=110)
                 self.controls["seed"] = gr.Number(0, label="Seed", precision=0, min_width=110)

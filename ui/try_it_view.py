@@ -84,10 +84,15 @@ def _answer(one: Told) -> str:
     return _bars(who, [(label, share, f"{share:.1%}") for label, share in one["labels"]])
 
 
+def _breakable(name: str) -> str:
+    """A label that a phone breaks between its words."""
+    return text(name, 60).replace("_", "_<wbr>")
+
+
 def _bars(who: str, rows: Sequence[tuple[str, float, str]]) -> str:
     """A bar for each name, its value in words beside it."""
     bars = "".join(
-        f'<div class="mm-bar mm-of-{who}"><span class="mm-who">{text(name, 60)}</span>'
+        f'<div class="mm-bar mm-of-{who}"><span class="mm-who">{_breakable(name)}</span>'
         '<svg viewBox="0 0 100 16" preserveAspectRatio="none" aria-hidden="true">'
         f'<rect class="mm-fill" y="3" width="{100 * min(max(value, 0.0), 1.0):.2f}" height="10"/></svg>'
         f'<span class="mm-value">{words}</span></div>'

@@ -158,6 +158,19 @@ def test_the_form_outlives_the_sign_in(site: Any, page: Page) -> None:
     assert page.locator("#owner input").input_value() == "bea"
 
 
+def test_a_sign_in_leads_back_to_the_whole_address(site: Any, page: Page) -> None:
+    """The Statistics page keeps all that was filled in, not only its first parameter; so does signing out."""
+    address = f"{site.url}/statistics?model={site.models[0].replace('/', '%2F')}&collect=fisher&dataset=ana%2Ftexts"
+    page.goto(address)
+    sign_in(page, "bea")
+    expect(page.locator("#dataset textarea")).to_have_value("ana/texts")
+    expect(page.get_by_role("checkbox", name="Fisher information")).to_be_checked()
+    expect(page).to_have_url(address)
+    page.locator("#sign-in").click()
+    expect(page.locator("#sign-in")).to_contain_text("Sign in")
+    expect(page.locator("#dataset textarea")).to_have_value("ana/texts")
+
+
 def test_bad_input_stands_beside_its_field(site: Any, page: Page) -> None:
     """A model that is not there in its row, a parameter under its group, a name that is no name beside the name."""
     page.goto(site.url)
@@ -173,6 +186,9 @@ def test_bad_input_stands_beside_its_field(site: Any, page: Page) -> None:
     page.get_by_role("radio", name="RegMean").check()
     page.locator("#regmean-alpha input").fill("2")
     expect(page.locator("#parameters-note")).to_contain_text("“Alpha” = 2: it is out of range")
+    pick(page, "sub", site.models[2])
+    expect(page.locator("#model-3")).to_contain_text("bert text classifier, 2 labels")  # a model has not to wait for it
+    page.locator("#remove-3").click()
     page.locator("#regmean-alpha input").fill("0.9")
     expect(page.locator("#parameters-note")).to_be_hidden()
     page.locator("#repo-name textarea").fill("not a name")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from demo.loopback_hub import LoopbackHub
 from hub.client import Hub
@@ -79,7 +80,9 @@ def who(one: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def test_a_merge_is_published_with_its_figures(scene: Scene) -> None:
-    """Parents, average, instance-wise ensemble and merge, with intervals, on both sets; the text stays with the job."""
+    """Parents, average, instance-wise ensemble and merge, with intervals, on both sets; the text stays with the job.
+    The card shows them as pictures, published beside it.
+    """
     handed = {0: rows("mood")}
     job = scene.service.submit(scene.recipe(MINE, TOPICS), scene.ann, rows=handed, nonce="1")
     assert scene.service.submit(scene.recipe(MINE, TOPICS), scene.ann, rows=handed, nonce="1").id == job.id
@@ -106,6 +109,10 @@ def test_a_merge_is_published_with_its_figures(scene: Scene) -> None:
     assert told["evaluation"]["sets"] == report["evaluation"]["sets"]
     card = scene.published("README.md")
     assert "| ann/mood |" in card.replace("`", "") and "model-index" in card  # noqa: PT018
+    for name in ("figures/evaluation.png", "figures/differences.png"):
+        assert f"]({name})" in card
+        with Image.open(scene.ann.api.hf_hub_download("ann/merged", name)) as picture:
+            assert (picture.format, picture.width > 400) == ("PNG", True)
     assert HANDED_OVER not in scene.published("recipe.yaml")
     assert "ann/labelled" in scene.published("recipe.yaml")
     found = subprocess.run(["grep", "-rlaF", SECRET, scene.workers.home], capture_output=True, text=True)

@@ -181,7 +181,7 @@ def test_a_base_with_another_vocabulary(models: dict[str, Parent]) -> None:
         "demo/base and demo/one have different vocabularies: the same size, but not the same tokens at the same ids. "
         "Name the model that the others were fine-tuned from."
     )
-    assert "34 and 99 entries" in sentence(planned(pair(models), changed(models["base"], vocab_size=99)))
+    assert "99 and 34 entries" in sentence(planned(pair(models), changed(models["base"], vocab_size=99)))
 
 
 def test_a_base_that_computes_otherwise(models: dict[str, Parent]) -> None:

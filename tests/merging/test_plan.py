@@ -176,7 +176,7 @@ def test_a_pooler_that_only_the_first_model_has_is_averaged_over_those_that_have
 
 @pytest.mark.parametrize(
     ("change", "why"),
-    [({"vocab_size": 99}, "34 and 99 entries"), ({}, "the same size, but not the same tokens at the same ids")],
+    [({"vocab_size": 99}, "99 and 34 entries"), ({}, "the same size, but not the same tokens at the same ids")],
 )
 def test_different_vocabularies(pair: list[Parent], change: dict[str, int], why: str) -> None:
     """By size, and by content when the size is the same."""

@@ -43,6 +43,13 @@ def test_an_outlier_does_not_flatten_the_others() -> None:
     assert "900 →" in seen.words
 
 
+def test_the_table_says_differences_in_points() -> None:
+    """With one decimal, as the figures that they are of; perplexities have no points."""
+    words = safe(charts.evaluation(evaluation())).words
+    assert "accuracy +28.4 points (+25.4 to +31.4)" in words
+    assert "perplexity -13.6 (-15 to -12)" in words
+
+
 def test_a_merge_without_figures_has_no_picture() -> None:
     """Only the reason stands there."""
     assert charts.evaluation({}) == ""

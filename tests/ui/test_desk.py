@@ -11,7 +11,7 @@ from demo.loopback_hub import LoopbackHub
 from hub.client import Hub
 from jobs.service import JobService
 from merging.errors import InputError
-from merging.recipe import Recipe, recipe_from_dict
+from merging.recipe import Recipe, RecipeError, recipe_from_dict
 from settings import Settings
 from tests.tiny_models import save_tiny
 from ui.desk import Desk, Turns
@@ -77,6 +77,9 @@ def test_a_fault_of_the_form_hides_none_of_a_model(hub: LoopbackHub, desk: Desk)
     with pytest.raises(InputError) as caught:
         desk.recipe(partial(recipe_from_dict, wish), Hub.anonymous(hub.url))
     assert [problem.where for problem in caught.value.problems] == ["parameters.alpha", "models.1.model"]
+    assert isinstance(caught.value, RecipeError)
+    assert caught.value.rest is not None  # so that the form shows what is known of its models
+    assert [entry.model for entry in caught.value.rest.models] == ["ana/one", "ana/two"]
     before = sum(hub.counters()["requests"].values())
     assert desk.recipe(a_recipe, Hub.anonymous(hub.url)) == a_recipe()
     assert sum(hub.counters()["requests"].values()) == before

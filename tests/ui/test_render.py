@@ -1,6 +1,7 @@
 """Whatever strangers write, the page stays the page."""
 
 import re
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -92,6 +93,23 @@ def test_hostile_names_are_only_text() -> None:
     ):
         assert "<img" not in fragment
         assert HOSTILE in safe(fragment).words
+
+
+def test_a_model_that_was_not_found_out_about_is_not_waited_for() -> None:
+    """While the Hub is away, or the form says no models: only a row that was just made is still looked up."""
+    row = partial(render.model_row, "ana/one", None, "", (), (), "https://hub.example")
+    assert "looking it up …" in safe(row(looked=False)).words
+    assert "not looked up" in safe(row()).words
+    assert "look" not in safe(render.model_row("ana/one", None, "", (), [Problem("gone")], "https://h.example")).words
+
+
+def test_a_method_for_one_number_of_models_says_it() -> None:
+    """No lower and upper end that are the same; values as a recipe writes them."""
+    words = safe(methods_page.method_table()).words
+    assert "exactly 1 model" in words
+    assert "at least 2 models" in words
+    assert "at most 1 models" not in words
+    assert "True" not in words
 
 
 @pytest.mark.parametrize("url", ["javascript:alert(1)", "data:text/html,x", "//evil.example", "/\\evil.example"])
