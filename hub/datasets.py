@@ -22,6 +22,7 @@ from hub.client import Hub, explain, explained
 from hub.dataset_files import DatasetFile, unopened
 from hub.patience import GaveUp
 from merging.errors import InputError, MergeError
+from merging.recipe import valid_repo_id
 from merging.roles import Reads
 
 POOL = 50_000  # rows that a sample is drawn from
@@ -278,7 +279,7 @@ def _hub_rows(hub: Hub, data: str, cache_dir: Path | None) -> Source:
 
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # names, of private ones too, would go to another host
     name, *parts = data.split(":")
-    if len(parts) > 2 or not name or Path(name).exists():
+    if len(parts) > 2 or not _is_name(name) or Path(name).exists():
         raise InputError(f"{data!r} names no dataset", "", "Write owner/name[:config][:split]")
     if hub.url != datasets.config.HF_ENDPOINT.rstrip("/"):
         raise MergeError("Datasets come from another Hub", f"HF_ENDPOINT is not {hub.url}", "Start with it set")
@@ -308,6 +309,11 @@ def _hub_rows(hub: Hub, data: str, cache_dir: Path | None) -> Source:
     items = {key: getattr(value, "feature", value) for key, value in (stream.features or {}).items()}
     classes = {key: value.names for key, value in items.items() if hasattr(value, "names")}
     return Source(_streamed(hub, unopened(hub, name, revision or "", stream), name), classes, revision or "")
+
+
+def _is_name(name: str) -> bool:
+    """Whether a dataset of the Hub can be called so: `owner/name`, or the one word of an old one. A path never is."""
+    return valid_repo_id(name if "/" in name else f"a/{name}")
 
 
 def _streamed(hub: Hub, stream: Iterable[Mapping[str, Any]], name: str) -> Iterator[Mapping[str, Any]]:

@@ -157,6 +157,15 @@ def test_a_folder_of_the_server_is_no_dataset(data: str, monkeypatch: pytest.Mon
         load_rows(NOBODY, data)
 
 
+@pytest.mark.parametrize(
+    "name", ["x/../../models/ann/m", "merging/../../../etc/passwd", "a/b/c", "a?b", "a%2fb", "a/b@main"]
+)
+def test_a_path_is_no_dataset(name: str) -> None:
+    """It reaches neither another route of the Hub nor a look at whether such a file lies on the server."""
+    with pytest.raises(InputError, match=r"names no dataset. Write owner/name"):
+        load_rows(NOBODY, name)
+
+
 def test_another_hub_than_the_environments_is_refused() -> None:
     """The library follows HF_ENDPOINT: a token must not go to another Hub than its own."""
     with pytest.raises(MergeError, match=r"Datasets come from another Hub: HF_ENDPOINT is not http://127.0.0.1:9"):
