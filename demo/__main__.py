@@ -7,6 +7,7 @@ and settings are not touched.
 """
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -33,10 +34,26 @@ Result = TypeVar("Result")
 
 
 def run_demo(*, once: bool = False, seed: int = 0) -> int:
-    """The whole demo; ends after the link with `once`, else when interrupted."""
-    began = time.monotonic()
+    """The whole demo; ends after the link with `once`, else when interrupted. One at a time: they share `.demo/`."""
     HOME.mkdir(exist_ok=True)
-    models = follow(train_skills(HOME / f"models-{seed}", seed=seed))
+    with (HOME / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SystemExit(f"A demo is running in {HOME} already. End it with Ctrl-C, then start again.") from None
+        try:
+            _run(once=once, seed=seed)
+        except KeyboardInterrupt:
+            say(f"\nEnded. What is finished stays in {HOME}: the next demo goes on from there.")
+    return 0
+
+
+def _run(*, once: bool, seed: int) -> None:
+    """Models, statistics, the loopback Hub, the merge, and the page until it is interrupted."""
+    began = time.monotonic()
+    models = follow(
+        train_skills(HOME / f"models-{seed}", seed=seed), "Fine-tuning three classifiers (the first time only)"
+    )
     with LoopbackHub(HOME / "hub", port=_free(HUB_PORT)) as server:
         server.add_user(USER)
         token = server.add_token(USER)
@@ -57,11 +74,8 @@ def run_demo(*, once: bool = False, seed: int = 0) -> int:
             else:
                 target = download(url, server.url, token)
                 print(f"That link lived as long as the demo's Hub; the merged model stays in {target}.")
-        except KeyboardInterrupt:
-            print("\nEnded.")
         finally:
             _stop(service)
-    return 0
 
 
 def collect(model: Path) -> dict[str, Path]:
@@ -77,7 +91,8 @@ def collect(model: Path) -> dict[str, Path]:
             path.parent.mkdir(exist_ok=True)
             options: dict[str, Any] = {"examples": examples, "max_length": 64, "batch_size": 16, "seed": 0}
             options["numbers"] = "bfloat16"
-            follow(run(kind, model, texts, path, model=f"{USER}/{model.name}", dataset="demo/data/skills", **options))
+            work = run(kind, model, texts, path, model=f"{USER}/{model.name}", dataset="demo/data/skills", **options)
+            follow(work, f"Statistics of {model.name} from {examples} texts (the first time only)")
     return paths
 
 
@@ -119,13 +134,9 @@ def submit_and_wait(endpoint: str, token: str) -> tuple[str, str, float, dict[st
     )
     job, began = service.submit(recipe, hub, rows=rows), time.monotonic()
     say(f"Job {job.id}: RegMean of {', '.join(job.models)}")
-    stage = ""
-    while not job.ended:
+    while not job.ended:  # its worker logs the stages
         time.sleep(0.3)
         job = service.get(job.id, USER)
-        if job.stage != stage:
-            stage = job.stage
-            say(f"  {stage}")
     report = service.report(job.id, USER) or {}
     service.close()
     if job.status != "done":
@@ -175,14 +186,16 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def follow(work: Generator[Progress, None, Result]) -> Result:
-    """The result of some work, its progress told every few seconds."""
-    told = time.monotonic()
+def follow(work: Generator[Progress, None, Result], title: str) -> Result:
+    """The result of some work, its progress told every few seconds, under a title if there is any."""
+    told = 0.0
     while True:
         try:
             progress = next(work)
         except StopIteration as end:
             return end.value  # type: ignore[no-any-return]
+        if not told:
+            say(title)
         if time.monotonic() - told > 3:
             told = time.monotonic()
             say(f"  {progress.stage} {progress.fraction:.0%} {progress.message}")
