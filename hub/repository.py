@@ -87,8 +87,11 @@ def open_repo(hub: Hub, repo_id: str, revision: str | None = None, where: str = 
         access.result()
         info = listing.result()
     files: dict[str, RemoteFile] = {}
+    if len(info.siblings or []) > FILES_LIMIT:
+        why = f"at most {FILES_LIMIT:,} of one repo are looked at"
+        raise InputError(f"{repo_id} has too many files", why, "Pick another model", where)
     for sibling in info.siblings or []:
-        if not safe_path(sibling.rfilename) or len(files) >= FILES_LIMIT:
+        if not safe_path(sibling.rfilename):
             raise InputError(f"{repo_id} has a file name that cannot be used", "", "Pick another model", where)
         sha256 = sibling.lfs.sha256 if sibling.lfs else ""
         files[sibling.rfilename] = RemoteFile(sibling.size or 0, sha256, sibling.blob_id or "")

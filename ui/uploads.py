@@ -107,7 +107,8 @@ class UploadLimit:
 
     async def _refusal(self, scope: Scope) -> str:
         """Why an upload is not taken, "" when it is. The server reads no more of it than its header says."""
-        length = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        length = "" if "transfer-encoding" in headers else headers.get("content-length", "")  # pieces go before it
         if scope["method"] == "POST" and not (length.isdecimal() and int(length[:20]) <= REQUEST):
             return TOO_LARGE
         return REFUSAL if await self._full.get() else ""

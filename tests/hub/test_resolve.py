@@ -509,3 +509,10 @@ def test_hostile_file_names_are_refused(ann: Hub, two: dict[str, str]) -> None:
     ann.api.create_commit("ann/m0", [hostile], commit_message="evil")
     with pytest.raises(InputError, match="ann/m0 has a file name that cannot be used"):
         open_repo(ann, "ann/m0")
+
+
+def test_a_repo_of_too_many_files_is_refused(ann: Hub, two: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a sentence of its own, however many there are."""
+    monkeypatch.setattr("hub.repository.FILES_LIMIT", 2)
+    with pytest.raises(InputError, match="ann/m0 has too many files: at most 2 of one repo are looked at"):
+        open_repo(ann, "ann/m0")

@@ -163,6 +163,9 @@ def test_uploads_are_bounded_and_expire(tmp_path: Path, monkeypatch: pytest.Monk
     for content in (b"x" * (REQUEST + 1), iter([b"x"])):  # the latter does not tell its length
         refused = client.post("/gradio_api/upload", content=content)
         assert (refused.status_code, refused.text) == (413, TOO_LARGE)
+    in_pieces = {"transfer-encoding": "chunked", "content-length": "1"}  # the server reads all pieces
+    refused = client.post("/gradio_api/upload", content=b"x", headers=in_pieces)
+    assert (refused.status_code, refused.text) == (413, TOO_LARGE)
     folder = tmp_path / "uploads" / "abc"
     folder.mkdir()
     (folder / "text.csv").write_bytes(b"x")
