@@ -177,6 +177,8 @@ class JobService:
         scopes = None if hub.scopes is None else tuple(sorted(hub.scopes))
         spec = JobSpec(wish_yaml, user, new_id, hub.endpoint, scopes, folders_allowed, hub.own_machine)
         with self._store.submitting():
+            if self._find(new_id, user) is not None:
+                return self.get(new_id, user)  # the same click came twice, and the other one was faster
             self._check_limit(user, outline_of(wish_yaml).makes)
             self._limits.check_bytes(user, needs)
             self.enqueue(new_id, spec, str(hub.token), texts, rows)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ def test_a_submission_is_one_job_however_often_it_arrives(service: JobService, a
     assert [job.id for job in service.list("ann")] == [first.id]
     assert (first.status, first.repo_id, first.models) == ("waiting", "ann/merged", ("ann/m0", "ann/m1"))
     assert [stage.status for stage in first.stages] == ["waiting"] * 7
+
+
+def test_a_click_that_comes_twice_at_once_is_one_job(service: JobService, ann: Hub) -> None:
+    """Both are checked at the same time, and both get the job."""
+    with ThreadPoolExecutor(4) as clicks:
+        found = list(clicks.map(lambda _: service.submit(average(), ann, nonce="click").id, range(4)))
+    assert len(set(found)) == 1
+    assert [job.id for job in service.list("ann")] == found[:1]
 
 
 def test_a_preview_is_cheap_and_complete(service: JobService, ann: Hub, hub: LoopbackHub) -> None:
