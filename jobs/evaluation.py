@@ -11,7 +11,6 @@ import time
 import traceback
 from collections.abc import Generator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hub.datasets import is_local
@@ -20,6 +19,7 @@ from jobs.child import scrub
 from jobs.evaluation_sweep import sweep
 from jobs.job import JobFolder, read_json, write_atomically
 from jobs.stages import StageContext, Steps
+from jobs.unchanged import dated, keep_if_of
 from merging.errors import InputError, MergeError, Problem
 from merging.evaluation.facts import Example, wanted_kind
 from merging.parent import Parent
@@ -124,7 +124,9 @@ def _compare(context: StageContext) -> Generator[Progress, None, dict[str, Any]]
     recipe, notes = context.pinned, list[str]()
     sources = context.remote()
     parents = sources[0]
-    _forget_others(context, parents)
+    made = {"recipe": recipe.to_yaml(), "merge": read_json(context.folder.report)["files"]}
+    of = made | {"parents": [one.state for one in parents], "rows": [dated(wish.data) for wish in recipe.evaluate]}
+    keep_if_of(context.folder.evaluation, of)
     configs = list(zip(recipe.tasks, [parent.config for parent in parents], strict=True))
     sets = []
     for number, wish in enumerate(recipe.evaluate):
@@ -153,28 +155,6 @@ def _compare(context: StageContext) -> Generator[Progress, None, dict[str, Any]]
         return (yield from sweep(context, sources, comparison, figures))
     except Exception as error:  # the other figures stand
         return figures | {"notes": [*figures["notes"], f"There is no sweep. {_told(context, error)}"]}
-
-
-def _forget_others(context: StageContext, parents: Sequence[Parent]) -> None:
-    """Give up what was found of other weights or rows: folders and files of this machine may change between starts."""
-    folder, mark = context.folder.evaluation, context.folder.evaluation / "of.json"
-    of = {
-        "recipe": context.pinned.to_yaml(),
-        "merge": read_json(context.folder.report)["files"],
-        "parents": [[list(one) for one in parent.stamp or sorted(parent.weights.items())] for parent in parents],
-        "rows": [_dated(wish.data) for wish in context.pinned.evaluate],
-    }
-    if read_json(mark) != of:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        write_atomically(mark, json.dumps(of))
-
-
-def _dated(data: str) -> list[int]:
-    """What changes with a file of this machine; [] for data of the Hub, which is kept as it was read first."""
-    places = (Path(name).expanduser() for name in (data, data.rpartition(":")[0]) if name and is_local(data))
-    stats = [place.stat() for place in places if place.exists()]
-    return [stats[0].st_size, stats[0].st_mtime_ns] if stats else []
 
 
 def _public(wish: EvaluationSet) -> str:

@@ -21,6 +21,7 @@ from jobs.collection import collect_statistics
 from jobs.job import JobFolder, read_json, write_atomically
 from jobs.recall import Sources, recall, remember
 from jobs.stage import job_folder
+from jobs.unchanged import dated, keep_if_of
 from merging.checkpoint import open_parent
 from merging.errors import InputError, MergeError, raise_errors
 from merging.machine import available_memory
@@ -111,12 +112,21 @@ def pin(context: StageContext) -> Steps:
     too_large = disk_problem(plan.disk_bytes, room) or memory_problem(plan, context.memory)
     raise_errors([too_large] if too_large else [])
     raise_errors(check_output(context.hub, context.recipe) if context.publishes else [])
+    _keep_collected(context, resolved.parents)
     write_atomically(context.folder.recipe, context.recipe.to_yaml())
     write_atomically(context.folder.plan, json.dumps(plan.as_dict()))
     write_atomically(context.folder.pinned, resolved.recipe.to_yaml())
     yield Progress("pin", 1, 1, "steps", f"{len(plan.steps)} tensors")
     missing = sum(kind not in parent.statistics for parent in resolved.parents for kind in context.kinds)
     return {"missing_statistics": missing}
+
+
+def _keep_collected(context: StageContext, parents: Sequence[Parent]) -> None:
+    """Statistics that an earlier start has collected stay if they are of these weights and this text."""
+    for index, (entry, parent) in enumerate(zip(context.recipe.models, parents, strict=True)):
+        if entry.calibration is not None:
+            of = [parent.state, entry.calibration.model_dump(mode="json"), dated(entry.calibration.data)]
+            keep_if_of(context.folder.statistics(index, "").parent, of)
 
 
 def fetch(context: StageContext) -> Steps:

@@ -228,7 +228,7 @@ def _cores() -> int:
 
 def _identity(plan: Plan, parents: Sequence[Parent], statistics: Sequence[ParentStatistics]) -> str:
     """Equal for the same work on the same weights and statistics, which the sums in their headers tell apart."""
-    weights = [parent.stamp or sorted(parent.weights.items()) for parent in parents]
+    weights = [parent.state for parent in parents]
     headers = [{kind: dict(files[kind].metadata) for kind in files} for files in statistics]
     return hashlib.sha256(json.dumps([plan.fingerprint, weights, headers], sort_keys=True).encode()).hexdigest()
 

@@ -1,6 +1,6 @@
 """A parent: all that is known of one model of a recipe before its weights are read."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -72,6 +72,11 @@ class Parent:
     def disk(self, name: str) -> str:
         """What the tensor that a plan calls `name` is called on disk; see `merging.alignment`."""
         return self.names.get(name, name)
+
+    @property
+    def state(self) -> Sequence[Sequence[str | int]]:
+        """What changes with its weights: sizes and dates of the files of a folder, else their hashes."""
+        return self.stamp or sorted(self.weights.items())
 
     @property
     def modules(self) -> tuple[Module, ...]:

@@ -44,6 +44,7 @@ def evaluation(work: Generator[Progress, None, Report]) -> dict[str, Any]:
     return {name: value for name, value in run_to_end(work).evaluation.items() if name != "seconds"}
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_models_as_they_are_now(tmp_path: Path) -> None:
     """Who stops an evaluation, trains a model on, mends the rows and starts again does not read what held before."""
     rows, scratch = tmp_path / "rows.csv", work_folder(tmp_path / "out") / "jobs" / "merge" / "evaluation"
@@ -58,6 +59,33 @@ def test_figures_are_those_of_the_models_as_they_are_now(tmp_path: Path) -> None
     found = evaluation(merge_here(Hub.anonymous(), recipe, tmp_path / "out", device="cpu", check=False))
     assert found == evaluation(merge_here(Hub.anonymous(), recipe, tmp_path / "new", device="cpu", check=False))
     assert found["sets"][0]["examples"] == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changed", ["model", "text", "nothing"])
+def test_collected_statistics_are_those_of_model_and_text_as_they_are_now(tmp_path: Path, changed: str) -> None:
+    """What an interrupted merge has collected is collected anew where one of them was changed since, and only there."""
+    text, kept = tmp_path / "text.txt", work_folder(tmp_path / "out") / "jobs" / "merge" / "statistics"
+    text.write_text("\n".join(sentences(60)))
+    folders = [str(save_tiny(tmp_path / f"m{seed}", seed=seed)) for seed in (0, 1)]
+    models = [{"model": folder, "calibration": {"data": str(text), "examples": 40}} for folder in folders]
+    recipe = recipe_from_dict({"merge_method": "regmean", "models": models})
+    work = merge_here(Hub.anonymous(), recipe, tmp_path / "out", device="cpu", check=False)
+    while next(work).stage != "merge":
+        pass
+    work.close()
+    before = {path: path.stat().st_mtime_ns for path in kept.rglob("gram.safetensors")}
+    if changed == "model":
+        save_tiny(tmp_path / "m0", seed=7)
+    if changed == "text":
+        text.write_text("\n".join(sentences(60, seed=9)))
+    again = merge_here(Hub.anonymous(), recipe, tmp_path / "out", device="cpu", check=False)
+    while next(again).stage != "merge":
+        pass
+    anew = [path.parent.name for path, date in sorted(before.items()) if path.stat().st_mtime_ns != date]
+    assert anew == {"model": ["0"], "text": ["0", "1"], "nothing": []}[changed]
+    fresh = run_to_end(merge_here(Hub.anonymous(), recipe, tmp_path / "new", device="cpu", check=False))
+    assert run_to_end(again).files == fresh.files
 
 
 def test_a_result_that_is_not_finite_raises_no_hope(tmp_path: Path) -> None:
