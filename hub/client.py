@@ -30,7 +30,6 @@ from huggingface_hub.utils._http import get_session, hf_raise_for_status
 from hub.patience import PASSING, GaveUp, Trial
 from merging.errors import InputError, MergeError
 
-RepoType = Literal["model", "dataset", "space"]
 CLIENT_ERRORS = (HfHubHTTPError, HFValidationError, EntryNotFoundError, httpx2.HTTPError, OSError)
 TOKEN = re.compile(r"[!-~]{1,8192}")  # what can be sent as one
 UNSAFE = re.compile(r"[\x00-\x1f\x7f\\]")

@@ -2,7 +2,6 @@
 
 MergeError             anything that ends a merge with a reason
   InputError           the user's input is at fault (command line: exit 2; page: beside the field)
-  Cancelled            somebody asked for the end
 """
 
 from collections.abc import Iterable, Iterator
@@ -102,7 +101,3 @@ def gathered(found: list[Problem]) -> Iterator[None]:
         found.extend(error.problems)
         if len(found) >= PROBLEMS_LIMIT:
             raise InputError.of(found[:PROBLEMS_LIMIT]) from None
-
-
-class Cancelled(MergeError):
-    """The work was cancelled by its owner."""
