@@ -57,8 +57,8 @@ def _run(*, once: bool, seed: int) -> None:
     with LoopbackHub(HOME / "hub", port=_free(HUB_PORT)) as server:
         server.add_user(USER)
         token = server.add_token(USER)
-        environment = _environment(server.url, token)
-        os.environ.update(environment)
+        os.environ.update(_environment(server.url, token))
+        _sign_in_shells(token)
         statistics = [collect(model) for model in models]
         publish_parents(server.url, token, models, statistics)
         service = _start_service(once)
@@ -69,7 +69,9 @@ def _run(*, once: bool, seed: int) -> None:
             print(f"The whole demo, with training, statistics and scores: {time.monotonic() - began:.0f} s")
             if not once:
                 page = f"http://127.0.0.1:{os.environ['MERGE_PORT']}/?recipe={recipe_link}"
-                print(f"The page, with the form filled: {page}\nCtrl-C ends the demo.", flush=True)
+                print(f"The page, with the form filled: {page}")
+                print(f"Commands for its Hub and its queue begin with: {_shell_words(server.url)}")
+                print("Ctrl-C ends the demo.", flush=True)
                 service.wait()
             else:
                 target = download(url, server.url, token)
@@ -215,6 +217,20 @@ def _environment(endpoint: str, token: str) -> dict[str, str]:
         "MERGE_PORT": str(_free(PAGE_PORT)),
         "NO_PROXY": "127.0.0.1,localhost",
     }
+
+
+def _shell_words(endpoint: str) -> str:
+    """What takes a command of another shell, in this folder, to the demo's Hub as its user, and to the page's queue."""
+    home = HOME.relative_to(ROOT)
+    return f"HF_ENDPOINT={endpoint} HF_HOME={home / 'hf'} MERGE_HOME={home / 'home'} .venv/bin/python cli.py"
+
+
+def _sign_in_shells(token: str) -> None:
+    """Leave the token of the demo's own Hub where `hf auth login` would, for commands with `HF_HOME=.demo/hf`."""
+    path = HOME / "hf" / "token"
+    path.parent.mkdir(exist_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(token)
 
 
 def _start_service(once: bool) -> "subprocess.Popen[bytes]":
