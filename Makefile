@@ -2,6 +2,8 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 2
+# Where the environment forbids bytecode, each of the hundreds of processes of the tests compiles all of this anew.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help install browser postgres soak fuzz run demo test tests quick quick-tests lint docs pins bench space clean

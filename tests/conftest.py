@@ -4,9 +4,10 @@ The first lines come before any import that reads them: huggingface_hub takes it
 Tests of what follows the environment only (HF_ENDPOINT, Xet) start a process of their own.
 """
 
+import gc
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,17 @@ os.environ.update(
 )
 
 from demo.loopback_hub import LoopbackHub
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Imported modules stay: searching their million objects for garbage, time and again, took a tenth of a run."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
