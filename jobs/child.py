@@ -149,15 +149,16 @@ class JobProcess:
 
     def end(self) -> None:
         """End the child and all that it started, at once. May be called again, and by several threads."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        for thread in self._threads:
-            thread.join(timeout=5)
-        with self._ending:  # its number is soon that of another file
-            if self._lifeline >= 0:
-                os.close(self._lifeline)
-                self._lifeline = -1
+        with self._ending:
+            if self._lifeline < 0:
+                return  # its number, and that of the file, may be another's by now
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            for thread in self._threads:
+                thread.join(timeout=5)
+            os.close(self._lifeline)
+            self._lifeline = -1
         if self._process.stdin is not None:
             with suppress(OSError):
                 self._process.stdin.close()
