@@ -175,7 +175,7 @@ class Runner:
         _say(folder, stage, "the files of this job are not here: what was done before is done again")
         for earlier in stages[: stages.index(stage)]:
             self._forgiving(earlier, folder, partial(self._watch, earlier, spec, folder))
-        folder.again.unlink()
+        folder.again.unlink(missing_ok=True)
 
     def _watch(self, stage: str, spec: JobSpec, folder: JobFolder) -> dict[str, Any]:
         """Run the stage in the job's child to its end, publishing progress, obeying cancel and stop."""
