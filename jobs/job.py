@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 from merging.errors import MergeError, Problem
 from merging.progress import Progress
-from merging.wish import HANDED_OVER
 
 STAGES = ("pin", "fetch", "calibrate", "merge", "check", "publish", "clean")
 EVALUATED_STAGES = (*STAGES[:-2], "evaluate", *STAGES[-2:])  # of a recipe with `evaluate`
@@ -171,6 +170,8 @@ class JobFolder:
     @property
     def text(self) -> Path:
         """The text that was handed over with a wish for statistics: nobody else's to read, and gone with the job."""
+        from merging.wish import HANDED_OVER  # only here: it imports torch
+
         return self.path / "text" / HANDED_OVER
 
     def rows(self, number: int) -> Path:

@@ -1,5 +1,7 @@
 """Job ids, the job's folder, its log."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -52,3 +54,10 @@ def test_small_files_are_whole_or_absent(tmp_path: Path) -> None:
     assert read_json(tmp_path / "a.json") == {"x": 1}
     assert read_json(tmp_path / "b.json") is None
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_stage_process_begins_without_torch() -> None:
+    """It is tied to its worker and answers before it imports what takes a second and a half."""
+    look = "import sys, jobs.begin, jobs.stage; print(sorted({'torch', 'transformers', 'yaml'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", look], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
