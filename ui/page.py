@@ -1,5 +1,6 @@
 """The whole site: five pages under one header, the public API, the guard before all of it."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -151,18 +152,20 @@ def build_app(
         "favicon_path": HERE / "favicon.svg",
         "footer_links": ["api"],
     }
-    gr.mount_gradio_app(
-        app,
-        blocks,
-        path="/",
-        show_error=False,
-        ssr_mode=False,
-        run_history=False,
-        enable_monitoring=False,
-        max_file_size=UPLOAD_LIMIT,
-        pwa=False,
-        **options,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="SSR mode")  # Gradio tells that it turns off what is off
+        gr.mount_gradio_app(
+            app,
+            blocks,
+            path="/",
+            show_error=False,
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            max_file_size=UPLOAD_LIMIT,
+            pwa=False,
+            **options,
+        )
     read_only_uploads(blocks)
     blocks.space_id = None  # with it, Gradio's script loads fonts and a badge from other sites
     blocks.config = blocks.get_config_file()  # anew: the first was made before the theme was known

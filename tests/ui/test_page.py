@@ -57,6 +57,11 @@ def test_the_named_calls_are_the_whole_public_api(site: Site) -> None:
     assert set(named) == {"/preview", "/submit", "/status", "/cancel", "/methods"}
 
 
+def test_the_start_warns_of_nothing(site: Site) -> None:
+    """Whoever starts the page reads no warning that asks nothing of him."""
+    assert "Warning" not in (site.home / "app.log").read_text()
+
+
 def test_methods_are_told(site: Site) -> None:
     """With needs and parameters."""
     told = site.client().predict(api_name="/methods")
