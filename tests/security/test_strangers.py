@@ -109,6 +109,8 @@ def test_no_file_of_the_server_is_served(guarded: Guarded) -> None:
         "file/etc/passwd",
     ):
         assert asker.get(f"/gradio_api/{path}").status_code == 404, path
+    for path in ("/gradio_api/proxy=http://x%0A", "/gradio_api/token%0A", "/gradio_api/dev/reload%0A", "/logout%0A"):
+        assert asker.get(path).text == "There is nothing here.", path
     for path in ("/monitoring", "/monitoring/summary", "/gradio_api/runs", "/gradio_api/vibe-code", "/svelte/x"):
         assert asker.get(path).status_code == 404, path
     for path in ("process_recording", "component_server", "vibe-edit", "run/submit", "api/submit"):
