@@ -26,10 +26,12 @@ def test_ctrl_c_at_any_time_is_a_sentence(
 ) -> None:
     """Also in the first minutes, while models are made: no traceback, and no process is left."""
     monkeypatch.setattr(demo, "HOME", tmp_path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell in the background ignores it
     stop = threading.Timer(1.0, signal.raise_signal, [signal.SIGINT])
     stop.start()
     try:
         assert demo.run_demo(once=True) == 0
     finally:
         stop.cancel()
+        signal.signal(signal.SIGINT, before)
     assert f"Ended. What is finished stays in {tmp_path}" in capsys.readouterr().err
