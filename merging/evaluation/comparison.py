@@ -235,7 +235,7 @@ class Comparison:
         if logits:
             found.append((Candidate("ensemble", "Ensemble of logits", nobody), logits))
         else:
-            why = "the parents' tokenizers differ" if len(members) > 1 else f"{members[0].title} alone has these labels"
+            why = "the parents' tokenizers differ" if len(members) > 1 else f"only {members[0].title} has these labels"
             self.notes.append(f"{title}: no ensemble of logits, for {why}.")
         near = [read[own] for own in question.wide if read[own].closeness is not None]
         wise = instance_wise(near)

@@ -13,7 +13,15 @@ from demo.loopback_hub import LoopbackHub
 from tests.served import publish_skills, served
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
-SWITCHES = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-dev-shm-usage"]
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-extensions",
+    "--disable-gpu",
+    "--disable-software-rasterizer",  # pages are drawn without a GPU process of software
+    "--disable-dev-shm-usage",
+]
 
 
 @dataclass(frozen=True)

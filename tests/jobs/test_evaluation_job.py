@@ -104,7 +104,7 @@ def test_a_merge_is_published_with_its_figures(scene: Scene) -> None:
             assert score["low"]["accuracy"] <= score["metrics"]["accuracy"] <= score["high"]["accuracy"]
     assert mine["scores"][1]["against_average"] == {}
     assert len(mine["scores"][3]["against_average"]["accuracy"]) == 3
-    assert "my moods: no ensemble of logits, for ann/mood alone has these labels." in report["evaluation"]["notes"]
+    assert "my moods: no ensemble of logits, for only ann/mood has these labels." in report["evaluation"]["notes"]
     told = json.loads(scene.published("merge-report.json"))
     assert told["evaluation"]["sets"] == report["evaluation"]["sets"]
     card = scene.published("README.md")
