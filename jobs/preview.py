@@ -66,15 +66,22 @@ def make_preview(
     return Preview(plan, resolved.recipe, resolved.parents, tuple(problems), weights, resolved.found, resolved.base)
 
 
-def with_lookups(error: RecipeError, look: Callable[[Recipe], Preview]) -> RecipeError:
+class LookedUp(RecipeError):
+    """A RecipeError with what was `seen` of its `rest`; None where nothing could be."""
+
+    seen: Preview | None = None
+
+
+def with_lookups(error: RecipeError, look: Callable[[Recipe], Preview]) -> LookedUp:
     """The error, and what is wrong with the models and the place of the result, which nothing else has to wait for."""
     try:
-        seen = look(error.rest).errors if error.rest is not None else ()
+        seen = look(error.rest) if error.rest is not None else None
     except MergeError:
-        seen = ()  # the Hub is away: what is known is told
+        seen = None  # the Hub is away: what is known is told
     known = tuple(f"{problem.where}." for problem in error.problems)
     places = ("models.", "base_model.", "output.repo_id.")
-    more = [one for one in seen if (where := f"{one.where}.").startswith(places) and not where.startswith(known)]
-    told = RecipeError.of([*error.problems, *more])
-    told.rest = error.rest
+    wrong = seen.errors if seen else ()
+    more = [one for one in wrong if (where := f"{one.where}.").startswith(places) and not where.startswith(known)]
+    told = LookedUp.of([*error.problems, *more])
+    told.rest, told.seen = error.rest, seen
     return told

@@ -10,11 +10,11 @@ from gradio.components import Component
 
 from hub.client import Hub
 from hub.resolve import result_is_private
-from jobs.preview import Preview
+from jobs.preview import LookedUp, Preview
 from merging.errors import InputError, MergeError, Problem
 from merging.method import find_method
 from merging.parent import Parent
-from merging.recipe import Recipe, RecipeError, recipe_from_link, recipe_from_yaml
+from merging.recipe import Recipe, recipe_from_link, recipe_from_yaml
 from ui import browser, job_words, render
 from ui.base_picker import BasePicker
 from ui.desk import Desk, Turns
@@ -308,8 +308,8 @@ class MergePage:
         try:
             recipe = self._recipe(draft, values, hub)
             preview = self._desk.preview(recipe, hub)
-        except RecipeError as error:
-            return None, self._rest(error, hub), list(error.problems)
+        except LookedUp as error:
+            return None, error.seen, list(error.problems)
         except InputError as error:
             return recipe, None, list(error.problems)
         except MergeError as error:
@@ -317,13 +317,6 @@ class MergePage:
         enough = len(recipe.models) >= recipe.method.minimum_models
         problems = [problem for problem in preview.problems if problem.where != "models" or enough]
         return recipe, preview, problems
-
-    def _rest(self, error: RecipeError, hub: Hub) -> Preview | None:
-        """What is known of the models of a form that is no recipe yet."""
-        try:
-            return self._desk.preview(error.rest, hub) if error.rest is not None else None
-        except MergeError:
-            return None  # the Hub is away
 
     def _recipe(self, draft: Draft, values: Values, hub: Hub) -> Recipe:
         """The form's recipe; a root task of a model that is gone is forgotten. Raises InputError with all problems."""
