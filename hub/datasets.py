@@ -65,6 +65,11 @@ def is_local(data: str) -> bool:
     return name.startswith(("/", "./", "../", "~")) or name.endswith(LOCAL_ENDINGS)
 
 
+def local_path(data: str) -> Path | None:
+    """Where data of this machine lie, without their split; None for data of the Hub."""
+    return Path(_file_and_split(data)[0]).expanduser() if is_local(data) else None
+
+
 def raise_unless_readable(data: str, where: str = "") -> None:
     """InputError for a local file that is not there, or is of a kind that is not read; a folder may hold images."""
     name = _file_and_split(data)[0]
@@ -130,7 +135,8 @@ def _rows(
     names: Mapping[str, Sequence[str]],
 ) -> Iterator[Row]:
     text = target = image = ""
-    folder = Path(_file_and_split(data)[0]).expanduser().parent if is_local(data) else None
+    path = local_path(data)
+    folder = path.parent if path else None
     for number, row in enumerate(source):
         if number == 0:
             text = text_column_of(row, data, columns.text) if reads != "images" else ""

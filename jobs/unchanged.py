@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from hub.datasets import is_local
+from hub.datasets import local_path
 from jobs.job import read_json, write_atomically
 
 MARK = "of.json"  # in a folder: what is in it was made of
@@ -25,6 +25,8 @@ def keep_if_of(folder: Path, of: Any) -> None:
 
 def dated(data: str) -> list[int]:
     """What changes with a file of this machine; [] for data of the Hub, and for what was handed over."""
-    places = (Path(name).expanduser() for name in (data, data.rpartition(":")[0]) if name and is_local(data))
-    stats = [place.stat() for place in places if place.exists()]
-    return [stats[0].st_size, stats[0].st_mtime_ns] if stats else []
+    path = local_path(data)
+    if path is None or not path.exists():
+        return []
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]

@@ -68,12 +68,12 @@ def read_answers(path: Path) -> Answers:
             starts=found["starts"],
             labels=tuple(map(str, found["labels"])),
             closeness=found.get("closeness"),
-            apart=str(found["apart"]) if "apart" in found else "",
-            seconds=seconds_of(path),
+            apart=str(found["apart"]),
+            seconds=float(found["seconds"]),
         )
 
 
 def seconds_of(path: Path) -> float:
     """How long the answers that `save` wrote have taken."""
     with np.load(path, allow_pickle=False) as found:
-        return float(found.get("seconds", 0.0))
+        return float(found["seconds"])
