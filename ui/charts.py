@@ -175,9 +175,8 @@ def _against(score: Data) -> str:
     for metric, values in (score.get("against_average") or {}).items():
         if len(values) == 3 and all(isinstance(value, int | float) for value in values):
             difference, low, high = (_change(value, metric) for value in values)
-            unit = "" if metric == "perplexity" else " points"
             spread = f'<span class="mm-quiet">({low} to {high})</span>'
-            cells.append(f"{text(metric_name(metric))} {difference}{unit} {spread}")
+            cells.append(f"{text(metric_name(metric))} {difference}{_unit(metric)} {spread}")
     return "<br>".join(cells)
 
 
@@ -205,9 +204,14 @@ def compared(titles: Sequence[str], reports: Sequence[Data]) -> str:
 def _step(values: Sequence[Any], metric: str) -> str:
     if not all(isinstance(value, int | float) for value in values):
         return "–"
-    return _change(values[1] - values[0], metric) + ("" if metric == "perplexity" else " points")
+    return _change(values[1] - values[0], metric) + _unit(metric)
 
 
 def _change(difference: float, metric: str) -> str:
     """A difference with its sign; of shares in points."""
     return f"{difference:+.3g}" if metric == "perplexity" else f"{100 * difference:+.1f}"
+
+
+def _unit(metric: str) -> str:
+    """What stands behind a difference."""
+    return "" if metric == "perplexity" else " points"

@@ -174,8 +174,13 @@ def preview(plan: Plan, parents: Sequence[Parent], found: Sequence[Problem], *, 
 
 def impossible(found: Sequence[Problem]) -> str:
     """What stands in the way of a merge."""
+    return f'<div class="mm-preview">{not_yet(found)}{_nothing_fetched()}</div>'
+
+
+def not_yet(found: Sequence[Problem]) -> str:
+    """How much is to be mended, and what."""
     head = f'<h3 class="mm-no">Not yet: {plural(len(errors_of(found)), "thing")} to mend</h3>'
-    return f'<div class="mm-preview">{head}{problems(found)}{_nothing_fetched()}</div>'
+    return head + problems(found)
 
 
 def about() -> str:

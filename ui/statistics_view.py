@@ -80,10 +80,8 @@ def found(look: Look, hub_url: str) -> str:
 
 def preview(one: StatisticsPreview, problems: Sequence[Problem], texts: int | None) -> str:
     """What a wish will do, in plain words, and what stands in the way."""
-    errors = errors_of(problems)
-    if errors or one.parent is None:
-        head = f'<h3 class="mm-no">Not yet: {render.plural(len(errors), "thing")} to mend</h3>'
-        return f'<div class="mm-preview">{head}{render.problems(problems)}</div>'
+    if errors_of(problems) or one.parent is None:
+        return f'<div class="mm-preview">{render.not_yet(problems)}</div>'
     kinds = " and ".join({"gram": "Gram", "fisher": "Fisher"}[kind] for kind in one.wish.collect)
     target = PLACES[one.wish.publish].format(render.text(one.wish.repo_id or one.parent.model))
     examples = one.wish.text.examples if texts is None else min(texts, one.wish.text.examples)
