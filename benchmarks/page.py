@@ -8,7 +8,6 @@ the clicks and seconds from opening the page as a stranger to a submitted merge,
 import argparse
 import os
 import secrets
-import shutil
 import statistics
 import tempfile
 import time
@@ -19,10 +18,8 @@ os.environ.update(HF_HOME=tempfile.mkdtemp(prefix="hf-home-"), HF_HUB_DISABLE_XE
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from demo.loopback_hub import LoopbackHub
-from tests.served import publish_skills, served
+from tests.served import CHROMIUM, SWITCHES, publish_skills, served
 
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-SWITCHES = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-dev-shm-usage"]
 ALLOWED = {"shell": 1.0, "form": 4.0, "shift": 0.1, "clicks": 6}
 WATCH = """
 window.seen = {shift: 0}

@@ -23,12 +23,10 @@ from demo.loopback_hub import LoopbackHub
 from demo.train import SKILLS as DEMO
 from demo.train import read_rows
 from merging.recipe import recipe_from_dict
-from tests.served import SKILLS, publish_skills, served
+from tests.served import CHROMIUM, SKILLS, SWITCHES, publish_skills, served
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
-CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
-SWITCHES = ["--no-sandbox", "--disable-background-networking", "--disable-gpu", "--disable-dev-shm-usage"]
 WIDTHS = {1280: 860, 390: 844}  # width -> height in pixels
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,16 @@ from merging.calibrate import collect
 from tests.tiny_models import save_tiny, sentences
 
 REPO = Path(__file__).parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
+SWITCHES = [
+    "--no-sandbox",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-extensions",
+    "--disable-gpu",
+    "--disable-software-rasterizer",  # pages are drawn without a GPU process of software
+    "--disable-dev-shm-usage",
+]  # of Chromium
 SKILLS = {
     "banking": ("card lost", "top up", "exchange rate", "fee"),
     "emotion": ("anger", "joy", "sadness"),

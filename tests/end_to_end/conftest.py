@@ -1,7 +1,6 @@
 """A browser, and the service with sign-in on a Hub of its own."""
 
 import secrets
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,18 +9,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from demo.loopback_hub import LoopbackHub
-from tests.served import publish_skills, served
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or "/usr/bin/chromium"
-SWITCHES = [
-    "--no-sandbox",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-extensions",
-    "--disable-gpu",
-    "--disable-software-rasterizer",  # pages are drawn without a GPU process of software
-    "--disable-dev-shm-usage",
-]
+from tests.served import CHROMIUM, SWITCHES, publish_skills, served
 
 
 @dataclass(frozen=True)
